@@ -1,0 +1,153 @@
+"""The seam to the runtime libraries: what a backend is, and how it is found.
+
+A backend is an adapter to one runtime. It is a class with no arguments, registered as an entry point of the group
+`vintner.backends`; a third party's package can add one. Vintner imports a backend only through that entry point.
+
+Threads: `find` and `load` may be called from several threads at once. One `Instance` is run by one thread at a
+time; the instances of a model run at the same time. `close` is called once, when nothing runs any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from vintner.errors import ConfigError, nearest
+from vintner.types import Array, TensorSpec
+
+ENTRY_POINT_GROUP = "vintner.backends"
+PREFERRED = "openvino"
+"""Asked first for a model whose configuration names no backend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device that a backend can run on, as `vintner devices` shows it."""
+
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSpec:
+    """What to load, and how. Names of tensors are the model's own; the core renames."""
+
+    path: Path
+    """What `Backend.find` returned."""
+    device: str = "CPU"
+    performance_hint: str = "throughput"
+    """`throughput` or `latency`."""
+    precision: str | None = None
+    """`f32`, `f16` or `bf16`: the precision to compute in; None leaves it to the runtime."""
+    instances: int | None = None
+    """Execution slots; None asks the runtime."""
+    streams: int | None = None
+    threads: int | None = None
+    """CPU threads of all instances together; never more than `cores`."""
+    cores: int = 1
+    """Cores that this process may use."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Input name -> shape to give it before compilation; -1 for a dynamic extent."""
+    cache_dir: Path | None = None
+    """Where compiled models may be kept between starts. Never beside the model."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The model configuration's `backend_options`; unknown ones are errors of the backend's."""
+
+
+class Instance(Protocol):
+    """One execution slot of a loaded model."""
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Runs the model once.
+
+        The inputs have passed validation against the model's specs, are C-contiguous and may be read-only. They stay
+        unchanged during the call. The outputs belong to the caller: a later run does not overwrite them.
+        Raises BackendError with the runtime's reason.
+        """
+        ...
+
+
+class LoadedModel(Protocol):
+    """One model on one device."""
+
+    @property
+    def platform(self) -> str:
+        """What metadata reports, such as `openvino_ir`."""
+        ...
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]: ...
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]: ...
+
+    @property
+    def instances(self) -> Sequence[Instance]: ...
+
+    def close(self) -> None:
+        """Gives back memory and device. Called once, when no instance runs."""
+        ...
+
+
+class Backend(Protocol):
+    """An adapter to a runtime library."""
+
+    def find(self, directory: Path) -> Path | None:
+        """The model in a version's directory that this backend can load, or None.
+
+        Raises ConfigError if it finds a model that it would load but cannot tell which, or a part of one.
+        """
+        ...
+
+    def load(self, spec: LoadSpec) -> LoadedModel:
+        """Loads and compiles. Raises LoadError with a reason that its reader can act on."""
+        ...
+
+    def devices(self) -> Sequence[Device]:
+        """What this backend can run on here."""
+        ...
+
+
+class Backends:
+    """The backends that are installed, each imported when it is first asked for."""
+
+    def __init__(self, points: Mapping[str, EntryPoint] | None = None, made: Mapping[str, Backend] | None = None):
+        """Tests pass `made`; otherwise the installed entry points are read."""
+        self._made: dict[str, Backend] = dict(made or {})
+        if points is None:
+            points = {} if made is not None else {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+        self._points = points
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The preferred backend first, the others by name."""
+        return sorted({*self._points, *self._made}, key=lambda name: (name != PREFERRED, name))
+
+    def get(self, name: str) -> Backend:
+        """Raises ConfigError for a name that is not installed, or a backend that cannot be imported."""
+        backend = self._made.get(name)
+        if backend is None:
+            if name not in self._points:
+                raise ConfigError(f"unknown backend '{name}'{nearest(name, self.names)}")
+            try:
+                backend = self._points[name].load()()
+            except Exception as exc:
+                raise ConfigError(f"backend '{name}' cannot be imported: {exc}") from exc
+            self._made[name] = backend
+        return backend
+
+    def find(self, directory: Path, name: str | None) -> tuple[str, Path]:
+        """The backend and the path for a version's directory.
+
+        With a name, only that backend is asked. Raises ConfigError if none recognises anything there.
+        """
+        asked = [name] if name else self.names
+        for candidate in asked:
+            path = self.get(candidate).find(directory)
+            if path is not None:
+                return candidate, path
+        files = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
+        raise ConfigError(f"no model recognised by {' or '.join(asked)} in {directory.name}/ (it holds {files})")

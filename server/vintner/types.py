@@ -1,0 +1,147 @@
+"""Requests, responses and tensors as the core sees them, and KServe's datatypes in terms of NumPy.
+
+Knows nothing of any transport or runtime. Invariant: an array's NumPy dtype is always `numpy_dtype(datatype)`.
+BF16 has no NumPy dtype: it travels as its bit pattern in `uint16`. BYTES is an `object` array of `bytes`.
+
+`Tensor`, `Request` and `Response` are made for every call, and a frozen dataclass costs three times as much to
+make as a plain one (measured), so these three are not frozen; nothing changes them after they were decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Parameter = bool | int | float | str
+
+DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BF16": np.dtype("<u2"),
+    "BYTES": np.dtype(np.object_),
+}
+"""Every KServe datatype, with the dtype of the array that holds it."""
+
+
+def numpy_dtype(datatype: str) -> np.dtype[Any]:
+    """The dtype of arrays of a KServe datatype. Raises KeyError for a name that is none."""
+    return DTYPES[datatype]
+
+
+def bf16_to_fp32(bits: Array) -> Array:
+    """Widens BF16 bit patterns (uint16, any shape) to float32, exactly."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def fp32_to_bf16(values: Array) -> Array:
+    """Rounds float32 to the nearest BF16 (ties to even) and returns the bit patterns as uint16. NaN stays NaN."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    quiet = (bits >> 16) | 0x40  # rounding could carry a NaN's mantissa into infinity
+    return np.where(np.isnan(values), quiet, rounded).astype(np.uint16)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, KServe datatype and shape of one input or output of a model; -1 stands for any extent."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def admits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a concrete shape fits this one."""
+        return len(shape) == len(self.shape) and all(
+            want in (-1, got) for want, got in zip(self.shape, shape, strict=True)
+        )
+
+
+@dataclass(slots=True)
+class Tensor:
+    """An array with its KServe datatype. The array may be read-only (a view of received bytes)."""
+
+    datatype: str
+    array: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held; for BYTES the sum of the elements' lengths."""
+        if self.datatype == "BYTES":
+            return sum(map(len, self.array.flat))
+        return self.array.nbytes
+
+
+class Cancellation:
+    """Carries "the client went away" from a transport's thread to whoever waits on behalf of the request.
+
+    `cancel` may come from any thread, at any time, more than once. At most one callback is registered; it runs in
+    the cancelling thread, at once if the cancellation has already happened.
+    """
+
+    __slots__ = ("_callback", "cancelled")
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._callback: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        callback = self._callback
+        if callback is not None:
+            callback()
+
+    def on_cancel(self, callback: Callable[[], None] | None) -> None:
+        """Registers the callback, which must bear being called twice: registration and cancellation may race."""
+        self._callback = callback
+        if callback is not None and self.cancelled:
+            callback()
+
+
+@dataclass(slots=True)
+class Request:
+    """One inference request. `model_version` is "" for the default version; no `outputs` means all of them."""
+
+    model_name: str
+    model_version: str
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...] = ()
+    id: str = ""
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    deadline: float | None = None
+    """In seconds of `time.monotonic`."""
+    cancellation: Cancellation | None = None
+
+
+@dataclass(slots=True)
+class Response:
+    """The answer; `outputs` is in the order in which they were requested, else in the model's."""
+
+    model_name: str
+    model_version: str
+    outputs: dict[str, Tensor]
+    id: str = ""
+
+
+def element_count(shape: tuple[int, ...]) -> int:
+    """Number of elements, in Python's unbounded integers: a hostile shape overflows nothing."""
+    return prod(shape)
