@@ -1,0 +1,56 @@
+# Everything here needs nothing beforehand but Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv serve test lint format proto docs bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(DEV) ## Make .venv with Vintner and its tools, with the versions in constraints.txt
+
+serve: $(RUNTIME) ## Serve model_repository/ on 8000 (REST), 8001 (gRPC) and 8002 (metrics)
+	$(BIN)/vintner serve --model-repository model_repository $(ARGS)
+
+test: $(DEV) ## Run all tests
+	$(BIN)/pytest $(ARGS)
+
+lint: $(DEV) ## Check style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEV) ## Apply the formatter and the safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(DEV) ## Generate server/vintner/pb from proto/
+	$(BIN)/python scripts/generate_pb.py
+
+docs: $(DEV) ## Generate docs/options.md
+	$(BIN)/python scripts/generate_options_doc.py
+
+bench: $(DEV) ## Measure, and print a table of ratios (ARGS="--quick" for a short run)
+	command -v h2load >/dev/null || (apt-get update && apt-get install -y nghttp2-client)
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## Remove the virtual environment and all that was built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Vintner needs Python 3.11 or newer; name one with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ $(RUNTIME)

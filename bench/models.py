@@ -1,0 +1,107 @@
+"""The models that are measured, as a repository that Vintner serves; each is computed in f32.
+
+The precision is set because OpenVINO takes bf16 by itself on CPUs that have it, and like is to be compared with like.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+RESNET_IMAGE = (1, 3, 224, 224)
+RESNET_INPUT = "gpu_0/data_0"
+IMAGE_OUTPUT_ELEMENTS = 4
+_CONFIG = "precision: f32\n"
+
+
+def make_repository(directory: Path, *models: str) -> Path:
+    """Writes the named ones of `resnet50`, `mlp` and `first_pixels`, replacing what was there."""
+    makers = {"resnet50": resnet50, "mlp": mlp, "first_pixels": first_pixels}
+    shutil.rmtree(directory, ignore_errors=True)
+    for name in models:
+        version = directory / name / "1"
+        version.mkdir(parents=True)
+        (directory / name / "config.yaml").write_text(_CONFIG)
+        onnx.save(makers[name](), version / "model.onnx")
+    return directory
+
+
+def resnet50() -> onnx.ModelProto:
+    """ResNet-50 as the onnx package ships it: the architecture, with constant weights."""
+    return onnx.load(Path(onnx.__file__).parent / "backend/test/data/light/light_resnet50.onnx")
+
+
+def mlp_weights() -> dict[str, NDArray[np.float32]]:
+    """Of the 16-64-4 network; seeded, so that every server has the same."""
+    random = np.random.default_rng(16)
+    shapes = {"hidden_weight": (16, 64), "hidden_bias": (64,), "score_weight": (64, 4), "score_bias": (4,)}
+    return {name: random.standard_normal(shape).astype(np.float32) * np.float32(0.3) for name, shape in shapes.items()}
+
+
+def mlp() -> onnx.ModelProto:
+    """`features` [-1, 16] -> dense 64 -> ReLU -> dense 4 -> `scores` [-1, 4]."""
+    nodes = [
+        helper.make_node("Gemm", ["features", "hidden_weight", "hidden_bias"], ["hidden"]),
+        helper.make_node("Relu", ["hidden"], ["active"]),
+        helper.make_node("Gemm", ["active", "score_weight", "score_bias"], ["scores"]),
+    ]
+    return _model(
+        nodes,
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 16]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 4]),
+        mlp_weights(),
+    )
+
+
+def mlp_features() -> NDArray[np.float32]:
+    """The one input that is sent, [1, 16]."""
+    return np.random.default_rng(64).standard_normal((1, 16)).astype(np.float32).round(4)
+
+
+def mlp_scores(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What every server has to answer, [rows, 4]."""
+    weights = mlp_weights()
+    hidden = np.maximum(features @ weights["hidden_weight"] + weights["hidden_bias"], 0)
+    return np.asarray(hidden @ weights["score_weight"] + weights["score_bias"], np.float32)
+
+
+def first_pixels() -> onnx.ModelProto:
+    """`image` [1, 3, 224, 224] (602,112 bytes) -> its first four values, `pixels` [1, 4]: all transport, no work."""
+    constants = {
+        "starts": np.zeros(4, np.int64),
+        "ends": np.array([1, 1, 1, IMAGE_OUTPUT_ELEMENTS], np.int64),
+        "row": np.array([1, IMAGE_OUTPUT_ELEMENTS], np.int64),
+    }
+    nodes = [
+        helper.make_node("Slice", ["image", "starts", "ends"], ["corner"]),
+        helper.make_node("Reshape", ["corner", "row"], ["pixels"]),
+    ]
+    return _model(
+        nodes,
+        helper.make_tensor_value_info("image", TensorProto.FLOAT, RESNET_IMAGE),
+        helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [1, IMAGE_OUTPUT_ELEMENTS]),
+        constants,
+    )
+
+
+def image() -> NDArray[np.float32]:
+    """A picture of noise, [1, 3, 224, 224]."""
+    return np.random.default_rng(224).random(RESNET_IMAGE, np.float32)
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    given: onnx.ValueInfoProto,
+    wanted: onnx.ValueInfoProto,
+    constants: dict[str, NDArray[np.float32]] | dict[str, NDArray[np.int64]],
+) -> onnx.ModelProto:
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "bench", [given], [wanted], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model

@@ -1,0 +1,163 @@
+"""The server process: puts the parts together, waits for a signal, takes them apart.
+
+The order of the end matters: readiness turns false first, so that balancers look elsewhere; after `drain_seconds` the
+front ends stop accepting and finish what runs; then the models are unloaded. A second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from vintner import __version__, logs, memory
+from vintner.backend import Backends
+from vintner.config import ServerConfig
+from vintner.cores import available_cores
+from vintner.manager import Manager
+from vintner.repository import scan
+from vintner.service import CONTROL_THREADS, Service
+
+if TYPE_CHECKING:
+    from vintner.grpc_server import GrpcServer
+    from vintner.http_transport import HttpTransport
+
+logger = logging.getLogger(__name__)
+
+GRPC_EXPERIMENTS = "-event_engine_listener"
+"""grpc's newer listener costs a fifth of a synchronous Python server's calls (measured); read when grpc is imported."""
+
+
+def serve(config: ServerConfig) -> int:
+    """Serves until SIGTERM or SIGINT, and returns the exit code. Raises ConfigError if it cannot start."""
+    logs.configure(config.log_level, config.log_format)
+    memory.keep_freed_buffers()
+    signals = _catch_signals()
+    server = _Server(config)
+    server.start()
+    server.report()
+    signals.get()
+    finished = server.stop()
+    if not finished:
+        # Threads that still run a model cannot be ended from here, and the interpreter would wait for them.
+        logger.error("gave up on work that was still running after %g s", config.exit_timeout_seconds)
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(1)
+    return 0
+
+
+def _catch_signals() -> SimpleQueue[int]:
+    """The first SIGTERM or SIGINT comes through the queue, a second one ends the process.
+
+    A SimpleQueue, because unlike an Event it can be used in a handler that interrupts its own `get`.
+    """
+    signals: SimpleQueue[int] = SimpleQueue()
+    seen: list[int] = []
+
+    def caught(number: int, frame: FrameType | None) -> None:
+        if seen:
+            os._exit(128 + number)
+        seen.append(number)
+        signals.put(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, caught)
+    return signals
+
+
+class _Server:
+    """Everything that runs, with its ports bound by the constructor."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
+        from vintner.grpc_server import GrpcServer
+        from vintner.http_server import HttpFrontEnd, metrics_routes, routes
+        from vintner.http_transport import HttpTransport
+
+        self._config = config
+        backends = Backends()
+        self._scan = scan(config.model_repository, backends, config.model_name)
+        self._manager = Manager(
+            backends,
+            cores=available_cores(),
+            cache_dir=config.cache_dir,
+            load_threads=config.model_load_threads,
+        )
+        self._service = Service(
+            self._manager,
+            strict_readiness=config.strict_readiness,
+            max_concurrent_requests=config.max_concurrent_requests,
+        )
+        self._http: HttpTransport = HttpTransport(
+            HttpFrontEnd(routes(self._service, config.max_request_bytes)),
+            host=config.host,
+            port=config.http_port,
+            threads=config.max_concurrent_requests + CONTROL_THREADS,
+            purpose="REST",
+        )
+        self._metrics: HttpTransport = HttpTransport(
+            HttpFrontEnd(metrics_routes(self._service)),
+            host=config.host,
+            port=config.metrics_port,
+            threads=2,
+            purpose="metrics",
+        )
+        self._grpc: GrpcServer = GrpcServer(
+            self._service,
+            host=config.host,
+            port=config.grpc_port,
+            max_message_bytes=config.max_message_bytes,
+            max_concurrent_requests=config.max_concurrent_requests,
+        )
+
+    def start(self) -> None:
+        """Starts to answer, not ready yet, and returns when every model has been loaded or has failed."""
+        self._manager.subscribe(self._grpc.announce_readiness)
+        self._http.start()
+        self._metrics.start()
+        self._grpc.start()
+        self._manager.aspire(self._scan)
+        self._manager.settled.wait()
+
+    def report(self) -> None:
+        """The one line on standard output that says what was bound."""
+        host = self._config.host
+        bound = f"http={host}:{self._http.port} grpc={host}:{self._grpc.port} metrics={host}:{self._metrics.port}"
+        reasons = self._service.readiness()
+        state = "ready" if not reasons else "NOT ready"
+        print(f"vintner {__version__} {state} {bound}", flush=True)
+        for reason in reasons:
+            logger.warning("not ready: %s", reason)
+
+    def stop(self) -> bool:
+        """False if work was still running when the time was up."""
+        self._service.announce_stop()
+        self._grpc.announce_readiness()
+        logger.info("stopping: no longer ready, serving for another %g s", self._config.drain_seconds)
+        time.sleep(self._config.drain_seconds)
+        deadline = time.monotonic() + self._config.exit_timeout_seconds
+        finished = _all_within(
+            deadline,
+            self._http.stop,
+            self._metrics.stop,
+            lambda: self._grpc.stop(max(0.0, deadline - time.monotonic())),
+        )
+        return self._manager.stop(max(0.0, deadline - time.monotonic())) and finished
+
+
+def _all_within(deadline: float, *stops: Callable[[], None]) -> bool:
+    """Runs the functions side by side. False if one had not returned by the deadline."""
+    threads = [Thread(target=stop, daemon=True) for stop in stops]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)

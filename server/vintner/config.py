@@ -1,0 +1,122 @@
+"""The server's options, each declared once; everything else about them derives from the field.
+
+Knows nothing of how an option takes effect. Precedence: flag, environment, configuration file, default.
+Invariant: a `ServerConfig` from `load_config` holds only values that its options' kinds admit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, get_args
+
+from vintner.logs import LogFormat, LogLevel
+from vintner.option_kinds import ADDRESS, BOOLEAN, DIRECTORY, FILE, NAME, PORT, SECONDS, choice, integer, size
+from vintner.options import (
+    Option,
+    UsageError,
+    as_option,
+    options_of,
+    read_command_line,
+    read_environment,
+    read_fallbacks,
+    read_file,
+    settle,
+)
+
+MIB: Final = 1 << 20
+LARGEST_MESSAGE: Final = 2**31 - 1
+"""gRPC counts a message's bytes in a signed 32-bit integer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What `vintner serve` was told."""
+
+    model_repository: tuple[Path, ...] = field(
+        default=(),
+        metadata=as_option(
+            DIRECTORY,
+            "Directory of models: a repository, one versioned model, or the files of a single model.",
+            aliases=("--model-dir",),
+            repeatable=True,
+        ),
+    )
+    model_name: str | None = field(
+        default=None,
+        metadata=as_option(
+            NAME,
+            "Name of the model where the directory holds a single one.",
+            fallback_variable="INFERENCE_SERVICE_NAME",
+        ),
+    )
+    host: str = field(default="0.0.0.0", metadata=as_option(ADDRESS, "Address to listen on."))
+    http_port: int = field(
+        default=8000, metadata=as_option(PORT, "Port for REST; 0 picks a free one.", aliases=("--rest-port",))
+    )
+    grpc_port: int = field(default=8001, metadata=as_option(PORT, "Port for gRPC; 0 picks a free one."))
+    metrics_port: int = field(
+        default=8002,
+        metadata=as_option(PORT, "Port for /metrics, which REST's port has too; 0 picks a free one."),
+    )
+    log_level: LogLevel = field(
+        default="info", metadata=as_option(choice(get_args(LogLevel)), "Least severe messages to log.")
+    )
+    log_format: LogFormat = field(
+        default="text",
+        metadata=as_option(choice(get_args(LogFormat)), "Log text for people or one JSON object a line."),
+    )
+    cache_dir: Path | None = field(
+        default=None,
+        metadata=as_option(DIRECTORY, "Where to keep compiled models between starts; without it they are not kept."),
+    )
+    max_request_bytes: int = field(
+        default=64 * MIB, metadata=as_option(size(), "Largest REST body, after decompression.")
+    )
+    max_message_bytes: int = field(
+        default=LARGEST_MESSAGE, metadata=as_option(size(LARGEST_MESSAGE), "Largest gRPC message.")
+    )
+    max_concurrent_requests: int = field(
+        default=256,
+        metadata=as_option(
+            integer(1), "Inferences in the server at once, over both protocols; more are refused at once."
+        ),
+    )
+    model_load_threads: int = field(
+        default=4, metadata=as_option(integer(1), "Model versions that are loaded at the same time.")
+    )
+    strict_readiness: bool = field(
+        default=True, metadata=as_option(BOOLEAN, "Not ready if a model that was there at the start failed to load.")
+    )
+    drain_seconds: float = field(
+        default=0.0,
+        metadata=as_option(SECONDS, "How long to go on serving, reported as not ready, after SIGTERM."),
+    )
+    exit_timeout_seconds: float = field(
+        default=30.0, metadata=as_option(SECONDS, "How long running work may take to finish, after that.")
+    )
+
+
+CONFIG_FILE: Final = Option("config", None, FILE, "YAML file with options; flags and environment overrule it.")
+
+
+def describe_options() -> Sequence[Option]:
+    """What `vintner serve` accepts, in the order of its help."""
+    return [*options_of(ServerConfig), CONFIG_FILE]
+
+
+def load_config(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
+    """The configuration for `vintner serve` with these arguments.
+
+    Raises UsageError for a malformed command line, and ConfigError for a bad value, key or file.
+    """
+    command_line = read_command_line(arguments, describe_options())
+    if command_line.operands:
+        raise UsageError(f"unexpected argument {command_line.operands[0]!r}")
+    variables = list(read_environment(environment, describe_options()))
+    path = settle([CONFIG_FILE], command_line.given, variables).get(CONFIG_FILE.name)
+    options = options_of(ServerConfig)
+    file = list(read_file(path, options)) if path else []
+    fallbacks = read_fallbacks(environment, options)
+    return ServerConfig(**settle(options, command_line.given, variables, file, fallbacks))

@@ -1,0 +1,191 @@
+"""KServe v2's gRPC messages to and from the core's requests and responses.
+
+Knows the messages, not the server. Replies always carry `raw_output_contents`, parallel to `outputs`: it is the only
+form that Triton's and OpenVINO Model Server's clients read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from vintner.errors import InvalidArgument, Unsupported, nearest
+from vintner.manager import IndexEntry
+from vintner.pb import grpc_service_pb2 as pb
+from vintner.service import ModelMetadata, ServerMetadata
+from vintner.tensor_bytes import check_shape, decode_raw, encode_raw
+from vintner.types import DTYPES, Array, Parameter, Request, Response, Tensor, TensorSpec, element_count
+
+CONTENTS: Final[Mapping[str, str]] = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""The list of InferTensorContents that holds each datatype. FP16 and BF16 travel only raw."""
+
+
+def decode_infer(message: pb.ModelInferRequest) -> Request:
+    """Views of the message's bytes where it is raw, one copy where it is typed. Raises InvalidArgument."""
+    raw = message.raw_input_contents
+    inputs = _typed_inputs(message) if not raw else _raw_inputs(message, raw)
+    return Request(
+        model_name=message.model_name,
+        model_version=message.model_version,
+        inputs=inputs,
+        outputs=_requested(message.outputs) if message.outputs else (),
+        id=message.id,
+        parameters=_parameters(message.parameters) if message.parameters else {},
+    )
+
+
+def _raw_inputs(message: pb.ModelInferRequest, raw: Sequence[bytes]) -> dict[str, Tensor]:
+    tensors = message.inputs
+    if len(raw) != len(tensors):
+        raise InvalidArgument(
+            f"expected {len(tensors)} entries in raw_input_contents, one for each input of model"
+            f" '{message.model_name}', got {len(raw)}"
+        )
+    inputs: dict[str, Tensor] = {}
+    for tensor, data in zip(tensors, raw, strict=True):
+        name = tensor.name
+        if tensor.HasField("contents"):
+            raise InvalidArgument(
+                f"contents field must not be specified when using raw_input_contents for '{name}' for model"
+                f" '{message.model_name}'"
+            )
+        _check_input(tensor, inputs)
+        inputs[name] = decode_raw(name, tensor.datatype, tuple(tensor.shape), data)
+    return inputs
+
+
+def _typed_inputs(message: pb.ModelInferRequest) -> dict[str, Tensor]:
+    inputs: dict[str, Tensor] = {}
+    for tensor in message.inputs:
+        _check_input(tensor, inputs)
+        inputs[tensor.name] = _decode_contents(tensor)
+    return inputs
+
+
+def _check_input(tensor: pb.ModelInferRequest.InferInputTensor, before: Mapping[str, Tensor]) -> None:
+    if tensor.name in before:
+        raise InvalidArgument(f"input '{tensor.name}' already exists in request")
+    if tensor.parameters and "shared_memory_region" in tensor.parameters:
+        raise Unsupported(f"input '{tensor.name}': shared memory is not supported by this server")
+
+
+def _decode_contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Tensor:
+    name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
+    if datatype not in DTYPES:
+        raise InvalidArgument(f"input '{name}' has unknown datatype '{datatype}'{nearest(datatype, DTYPES)}")
+    check_shape(name, datatype, shape)
+    filled = [field.name for field, _ in tensor.contents.ListFields()]
+    if datatype not in CONTENTS:
+        raise InvalidArgument(f"input '{name}' is {datatype}, which can be sent only in raw_input_contents")
+    expected = CONTENTS[datatype]
+    if filled not in ([], [expected]):
+        raise InvalidArgument(
+            f"unexpected explicit tensor data for input tensor '{name}' of datatype {datatype}: expected {expected},"
+            f" got {' and '.join(filled)}"
+        )
+    values = getattr(tensor.contents, expected)
+    if len(values) != element_count(shape):
+        raise InvalidArgument(
+            f"input '{name}' with shape {list(shape)} needs {element_count(shape)} elements in contents, got"
+            f" {len(values)}"
+        )
+    return Tensor(datatype, _array(name, datatype, values).reshape(shape))
+
+
+def _array(name: str, datatype: str, values: Sequence[object]) -> Array:
+    dtype = DTYPES[datatype]
+    if datatype in {"INT8", "INT16", "UINT8", "UINT16"}:
+        wide = np.array(values, np.int64)
+        bounds = np.iinfo(dtype)
+        if wide.size and (wide.min() < bounds.min or wide.max() > bounds.max):
+            raise InvalidArgument(f"input '{name}' has values outside of {datatype} ({bounds.min} to {bounds.max})")
+        return wide.astype(dtype)
+    if datatype == "BYTES":
+        array = np.empty(len(values), np.object_)
+        array[:] = values
+        return array
+    return np.array(values, dtype)
+
+
+def _requested(outputs: Sequence[pb.ModelInferRequest.InferRequestedOutputTensor]) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for output in outputs:
+        if output.name in names:
+            raise InvalidArgument(f"output '{output.name}' already exists in request")
+        for key in output.parameters:
+            if key.startswith("shared_memory_"):
+                raise Unsupported(f"output '{output.name}': shared memory is not supported by this server")
+            if key == "classification":
+                raise Unsupported(f"output '{output.name}': classification is not supported by this server")
+        names[output.name] = None
+    return tuple(names)
+
+
+def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
+    decoded: dict[str, Parameter] = {}
+    for key, value in parameters.items():
+        if key.startswith("triton_") and key != "triton_enable_empty_final_response":
+            raise InvalidArgument(
+                f"parameter '{key}': parameter keys starting with 'triton_' are reserved for Triton usage and should"
+                " not be specified."
+            )
+        kind = value.WhichOneof("parameter_choice")
+        if kind is None:
+            raise InvalidArgument(f"parameter '{key}' has no value")
+        decoded[key] = getattr(value, kind)
+    return decoded
+
+
+def encode_infer(response: Response) -> pb.ModelInferResponse:
+    """One copy of each output, into the message."""
+    message = pb.ModelInferResponse(
+        model_name=response.model_name, model_version=response.model_version, id=response.id
+    )
+    outputs, raw = message.outputs, message.raw_output_contents
+    for name, tensor in response.outputs.items():
+        outputs.add(name=name, datatype=tensor.datatype, shape=tensor.array.shape)
+        raw.append(encode_raw(tensor))
+    return message
+
+
+def encode_server_metadata(metadata: ServerMetadata) -> pb.ServerMetadataResponse:
+    return pb.ServerMetadataResponse(name=metadata.name, version=metadata.version, extensions=metadata.extensions)
+
+
+def encode_model_metadata(metadata: ModelMetadata) -> pb.ModelMetadataResponse:
+    return pb.ModelMetadataResponse(
+        name=metadata.name,
+        versions=metadata.versions,
+        platform=metadata.platform,
+        inputs=_tensor_metadata(metadata.inputs),
+        outputs=_tensor_metadata(metadata.outputs),
+    )
+
+
+def _tensor_metadata(specs: Sequence[TensorSpec]) -> list[pb.ModelMetadataResponse.TensorMetadata]:
+    return [
+        pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+        for spec in specs
+    ]
+
+
+def encode_index(entries: Sequence[IndexEntry]) -> pb.RepositoryIndexResponse:
+    index = pb.RepositoryIndexResponse.ModelIndex
+    return pb.RepositoryIndexResponse(
+        models=[index(name=e.name, version=e.version, state=e.state.value, reason=e.reason) for e in entries]
+    )

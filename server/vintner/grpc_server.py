@@ -1,0 +1,183 @@
+"""The gRPC front end: `inference.GRPCInferenceService`, `grpc.health.v1` and server reflection on one port.
+
+Knows the transport; what is done is the service's, how messages look is the codec's. The calls are handled by
+grpcio's synchronous server on a lean executor, on messages that are parsed here, so that a malformed one is the
+client's error and not ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from vintner import grpc_codec as codec
+from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, VintnerError
+from vintner.executor import LeanExecutor
+from vintner.pb import grpc_service_pb2 as pb
+from vintner.pb.pool import POOL
+from vintner.service import CONTROL_THREADS, Service
+from vintner.types import Cancellation
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = "inference.GRPCInferenceService"
+
+Handler = Callable[[Any, Any], Message]
+
+
+class GrpcServer:
+    """Its life is three calls: the constructor binds, `start` serves, `stop` drains."""
+
+    def __init__(
+        self, service: Service, *, host: str, port: int, max_message_bytes: int, max_concurrent_requests: int
+    ) -> None:
+        """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound."""
+        self._service = service
+        self._executor = LeanExecutor(max_concurrent_requests + CONTROL_THREADS, "vintner-grpc")
+        self._server = grpc.server(self._executor, options=_options(max_message_bytes))
+        self._server.add_generic_rpc_handlers((_Handlers(service).generic(),))
+        self._health = health.HealthServicer(experimental_non_blocking=True)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        _enable_reflection(self._server)
+        self.announce_readiness()
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            self.port: int = self._server.add_insecure_port(address)
+        except RuntimeError as exc:
+            raise ConfigError(f"cannot listen for gRPC on {address}: the port is in use or not allowed") from exc
+
+    def start(self) -> None:
+        self._server.start()
+
+    def announce_readiness(self) -> None:
+        """Tells `grpc.health.v1`, and whoever watches it, whether the server is ready now."""
+        serving = health_pb2.HealthCheckResponse.SERVING
+        status = health_pb2.HealthCheckResponse.NOT_SERVING if self._service.readiness() else serving
+        for name in ("", SERVICE_NAME):
+            self._health.set(name, status)
+
+    def stop(self, grace: float) -> None:
+        """Refuses new calls, waits up to `grace` seconds for the running ones, then cancels them."""
+        self._server.stop(grace).wait()
+        self._executor.shutdown(wait=False)
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # or two servers would share a port silently
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+    ]
+
+
+def _enable_reflection(server: grpc.Server) -> None:
+    """Reflection reads our own descriptor pool, so the descriptors of the other services have to be in it."""
+    for descriptor in (health_pb2.DESCRIPTOR, reflection.reflection_pb2.DESCRIPTOR):
+        try:
+            POOL.FindFileByName(descriptor.name)
+        except KeyError:
+            POOL.AddSerializedFile(descriptor.serialized_pb)
+    names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server, pool=POOL)
+
+
+class _CallCancellation(Cancellation):
+    """A call's cancellation. grpcio is asked to tell only once somebody wants to know: most calls never wait."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Any) -> None:
+        super().__init__()
+        self._context = context
+
+    def on_cancel(self, callback: Callable[[], None] | None) -> None:
+        if callback is not None and not self._context.add_callback(self.cancel):
+            self.cancelled = True
+        super().on_cancel(callback)
+
+
+class _Handlers:
+    """One method for each RPC that is served; the others answer UNIMPLEMENTED by themselves."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def generic(self) -> Any:
+        methods: dict[str, tuple[type[Message], Handler]] = {
+            "ServerLive": (pb.ServerLiveRequest, self.server_live),
+            "ServerReady": (pb.ServerReadyRequest, self.server_ready),
+            "ModelReady": (pb.ModelReadyRequest, self.model_ready),
+            "ServerMetadata": (pb.ServerMetadataRequest, self.server_metadata),
+            "ModelMetadata": (pb.ModelMetadataRequest, self.model_metadata),
+            "ModelInfer": (pb.ModelInferRequest, self.model_infer),
+            "RepositoryIndex": (pb.RepositoryIndexRequest, self.repository_index),
+        }
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(_answer(name, message, handler))
+            for name, (message, handler) in methods.items()
+        }
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+
+    def server_live(self, request: pb.ServerLiveRequest, context: Any) -> Message:
+        return pb.ServerLiveResponse(live=self._service.live())
+
+    def server_ready(self, request: pb.ServerReadyRequest, context: Any) -> Message:
+        return pb.ServerReadyResponse(ready=not self._service.readiness())
+
+    def model_ready(self, request: pb.ModelReadyRequest, context: Any) -> Message:
+        try:
+            self._service.check_model(request.name, request.version)
+        except ModelNotReady:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    def server_metadata(self, request: pb.ServerMetadataRequest, context: Any) -> Message:
+        return codec.encode_server_metadata(self._service.server_metadata())
+
+    def model_metadata(self, request: pb.ModelMetadataRequest, context: Any) -> Message:
+        return codec.encode_model_metadata(self._service.model_metadata(request.name, request.version))
+
+    def repository_index(self, request: pb.RepositoryIndexRequest, context: Any) -> Message:
+        return codec.encode_index(self._service.repository_index(request.ready))
+
+    def model_infer(self, message: pb.ModelInferRequest, context: Any) -> Message:
+        try:
+            request = codec.decode_infer(message)
+        except VintnerError as exc:
+            self._service.reject(exc, "grpc")
+            raise
+        remaining = context.time_remaining()
+        if remaining is not None:
+            request.deadline = time.monotonic() + remaining
+        request.cancellation = _CallCancellation(context)
+        return codec.encode_infer(self._service.infer(request, "grpc"))
+
+
+def _answer(name: str, message: type[Message], handler: Handler) -> Callable[[bytes, Any], bytes]:
+    """Parses, handles, serialises, and turns errors into a status."""
+    parse = message.FromString
+
+    def answer(data: bytes, context: Any) -> bytes:
+        try:
+            try:
+                request = parse(data)
+            except DecodeError as exc:
+                raise InvalidArgument(f"the request is no valid {message.DESCRIPTOR.full_name}: {exc}") from exc
+            return handler(request, context).SerializeToString()
+        except VintnerError as exc:
+            context.set_code(grpc.StatusCode[exc.code])
+            context.set_details(exc.message)
+        except Exception:
+            logger.exception("%s failed", name)
+            context.set_code(grpc.StatusCode.INTERNAL)
+            context.set_details("internal error; the server's log has the details")
+        return b""
+
+    return answer

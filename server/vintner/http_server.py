@@ -1,0 +1,201 @@
+"""The REST front end: routes, bodies, statuses. Its handler is a plain function from a request to an answer.
+
+Knows HTTP, not the server that speaks it; what is done is the service's, how bodies look is the codec's. Every
+error, of whatever kind, is answered `{"error": "<message>"}` as `application/json`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import orjson
+
+from vintner import http_codec as codec
+from vintner.errors import InvalidArgument, ModelNotReady, NotFound, RequestError, Unavailable, VintnerError
+from vintner.http_body import accepted_encoding, compress, read_body
+from vintner.http_transport import Answer, Environ
+from vintner.service import Service
+
+logger = logging.getLogger(__name__)
+
+STATUS: Final[Mapping[str, int]] = {
+    "INVALID_ARGUMENT": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 413,
+    "INTERNAL": 500,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+    "CANCELLED": 499,
+}
+"""gRPC status -> HTTP status: with the `code` of each error, the one table for both protocols."""
+
+JSON: Final = ("Content-Type", "application/json")
+METRICS: Final = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+
+
+class MethodNotAllowed(RequestError):
+    """The route exists, the method does not; `allow` are those that do."""
+
+    code: ClassVar[str] = "METHOD_NOT_ALLOWED"
+
+    def __init__(self, allow: str) -> None:
+        super().__init__("Method Not Allowed")
+        self.allow = allow
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path and what answers it, by method. The groups of the pattern are passed on by name."""
+
+    pattern: re.Pattern[str]
+    methods: Mapping[str, Callable[..., Answer]]
+
+
+def routes(service: Service, max_request_bytes: int) -> list[Route]:
+    """Every route, most frequent first: they are tried in this order."""
+    api = _Api(service, max_request_bytes)
+    model = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
+    table: list[tuple[str, str, Callable[..., Answer]]] = [
+        (rf"{model}/infer", "POST", api.infer),
+        (r"/v2/health/live", "GET", api.live),
+        (r"/v2/health/ready", "GET", api.ready),
+        (rf"{model}/ready", "GET", api.model_ready),
+        (rf"{model}/?", "GET", api.model_metadata),
+        (r"/v2/?", "GET", api.server_metadata),
+        (r"/v2/repository/index", "POST", api.repository_index),
+        (r"/metrics", "GET", api.metrics),
+    ]
+    return [Route(re.compile(pattern), _with_head(method, answer)) for pattern, method, answer in table]
+
+
+def metrics_routes(service: Service) -> list[Route]:
+    """What the metrics port answers."""
+    return [Route(re.compile(r"/metrics"), _with_head("GET", _Api(service, 0).metrics))]
+
+
+def _with_head(method: str, answer: Callable[..., Answer]) -> Mapping[str, Callable[..., Answer]]:
+    return {"GET": answer, "HEAD": answer} if method == "GET" else {method: answer}
+
+
+class HttpFrontEnd:
+    """Answers one request at a time in the caller's thread; any number of threads may call it."""
+
+    def __init__(self, table: Sequence[Route]) -> None:
+        self._routes = table
+
+    def __call__(self, environ: Environ) -> Answer:
+        """Never raises."""
+        try:
+            status, headers, body = self._answer(environ)
+        except MethodNotAllowed as exc:
+            return 405, (JSON, ("Allow", exc.allow)), codec.encode_error(exc.message)
+        except VintnerError as exc:
+            return error_answer(exc)
+        except Exception:
+            logger.exception("%s %s failed", environ["REQUEST_METHOD"], environ["PATH_INFO"])
+            return 500, (JSON,), codec.encode_error("internal error; the server's log has the details")
+        encoding = accepted_encoding(environ.get("HTTP_ACCEPT_ENCODING"))
+        if encoding and body:
+            return status, (*headers, ("Content-Encoding", encoding)), compress(body, encoding)
+        return status, headers, body
+
+    def _answer(self, environ: Environ) -> Answer:
+        path: str = environ["PATH_INFO"]
+        if not path.isascii():  # PEP 3333 has the bytes of the path as Latin-1
+            path = path.encode("latin-1").decode("utf-8", "replace")
+        for route in self._routes:
+            match = route.pattern.fullmatch(path)
+            if match:
+                answer = route.methods.get(environ["REQUEST_METHOD"])
+                if answer is None:
+                    raise MethodNotAllowed(", ".join(route.methods))
+                return answer(environ, **match.groupdict(default=""))
+        raise NotFound("Not Found")
+
+
+def error_answer(error: VintnerError) -> Answer:
+    """The status of the error table, and when to try again if that can help."""
+    headers = [JSON]
+    if isinstance(error, Unavailable):
+        headers.append(("Retry-After", str(error.retry_after)))
+    status = getattr(error, "status", None) or STATUS[error.code]
+    return status, headers, codec.encode_error(error.message)
+
+
+class _Api:
+    """One method for each operation."""
+
+    def __init__(self, service: Service, max_request_bytes: int) -> None:
+        self._service = service
+        self._limit = max_request_bytes
+
+    def live(self, environ: Environ) -> Answer:
+        return 200, (JSON,), orjson.dumps({"live": self._service.live()})
+
+    def ready(self, environ: Environ) -> Answer:
+        reasons = self._service.readiness()
+        if reasons:
+            return 503, (JSON, ("Retry-After", "1")), orjson.dumps({"ready": False, "reasons": reasons})
+        return 200, (JSON,), b'{"ready":true}'
+
+    def model_ready(self, environ: Environ, model: str, version: str) -> Answer:
+        try:
+            self._service.check_model(model, version)
+        except ModelNotReady as exc:
+            body = {"name": model, "ready": False, "reasons": [exc.message]}
+            return 503, (JSON, ("Retry-After", str(exc.retry_after))), orjson.dumps(body)
+        return 200, (JSON,), orjson.dumps({"name": model, "ready": True})
+
+    def server_metadata(self, environ: Environ) -> Answer:
+        metadata = self._service.server_metadata()
+        return 200, (JSON,), codec.server_metadata_json(metadata.name, metadata.version, metadata.extensions)
+
+    def model_metadata(self, environ: Environ, model: str, version: str) -> Answer:
+        metadata = self._service.model_metadata(model, version)
+        body = codec.model_metadata_json(
+            metadata.name, metadata.versions, metadata.platform, metadata.inputs, metadata.outputs
+        )
+        return 200, (JSON,), body
+
+    def repository_index(self, environ: Environ) -> Answer:
+        ready_only = _ready_only(read_body(environ, self._limit))
+        entries = [
+            {"name": e.name, "version": e.version, "state": e.state, "reason": e.reason}
+            for e in self._service.repository_index(ready_only)
+        ]
+        return 200, (JSON,), orjson.dumps(entries)
+
+    def infer(self, environ: Environ, model: str, version: str) -> Answer:
+        try:
+            body = read_body(environ, self._limit)
+            decoded = codec.decode_infer(body, environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"), model, version)
+        except VintnerError as exc:
+            self._service.reject(exc, "rest")
+            raise
+        response = self._service.infer(decoded.request, "rest")
+        headers, reply = codec.encode_infer(response, decoded)
+        return 200, headers, reply
+
+    def metrics(self, environ: Environ) -> Answer:
+        return 200, (METRICS,), self._service.metrics()
+
+
+def _ready_only(body: bytes) -> bool:
+    """The body of an index request: empty, or an object that may say `ready`."""
+    try:
+        document = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError as exc:
+        raise InvalidArgument(f"the body is not valid JSON: {exc}") from exc
+    if not isinstance(document, dict):
+        raise InvalidArgument("the body must be a JSON object")
+    ready = document.get("ready", False)
+    if not isinstance(ready, bool):
+        raise InvalidArgument("Invalid value for 'ready': expected a boolean")
+    return ready

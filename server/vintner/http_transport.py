@@ -1,0 +1,114 @@
+"""Runs a request handler behind granian's HTTP server, inside this process.
+
+granian's own command and `Granian` class start the application in a child process that they supervise. Here the
+models, the gRPC server and the signals belong to one process, so its worker class is used directly: the same code
+that runs in that child, given a listening socket, a callback and an event to stop it. That class is not public API,
+which is why the dependency is pinned to one minor series and everything that touches it is in this file.
+
+A handler runs in one of the worker's threads and may block. When the worker is told to stop, it accepts nothing more
+and the running handlers finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from threading import Event
+from typing import Any
+
+from granian._futures import _new_cbscheduler
+from granian._granian import SocketHolder, WorkerSignal, WSGIWorker
+from granian.http import HTTP1Settings, HTTP2Settings
+
+from vintner.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 1024
+CONNECTIONS = 65536
+"""granian counts open connections, idle ones included, against this; inferences are bounded by the service."""
+
+HEADER_TIMEOUT_MS = 65_000
+"""For the header of a request, and for the next request on a connection that is kept alive."""
+
+Headers = Sequence[tuple[str, str]]
+Answer = tuple[int, Headers, bytes]
+"""Status, headers and body."""
+
+Environ = Mapping[str, Any]
+"""As in WSGI (PEP 3333): REQUEST_METHOD, PATH_INFO, QUERY_STRING, CONTENT_LENGTH, HTTP_*, `wsgi.input`."""
+
+Handler = Callable[[Environ], Answer]
+
+
+class HttpTransport:
+    """Its life is three calls: the constructor binds, `start` serves, `stop` lets running requests finish."""
+
+    def __init__(self, handler: Handler, *, host: str, port: int, threads: int, purpose: str) -> None:
+        """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound.
+
+        The handler must not raise.
+        """
+        self._handler = handler
+        self._threads = threads
+        self._socket = _listen(host, port, purpose)
+        self.port: int = self._socket.getsockname()[1]
+        self._loop = asyncio.new_event_loop()  # granian wants one to hold on to; nothing ever runs in it
+        self._stop = WorkerSignal()
+        self._stopped = Event()
+        self._stop.add_cb(self._stopped.set)
+
+    def start(self) -> None:
+        """Begins to accept, in threads of granian's."""
+        self._socket.listen(BACKLOG)
+        worker = WSGIWorker(
+            1,
+            (None, SocketHolder(self._socket.fileno(), False, BACKLOG)),
+            None,  # no channel to a supervisor
+            1,  # event loop threads: one parses faster than Python can answer
+            8,
+            self._threads,
+            30,  # seconds after which a thread that has nothing to do ends
+            CONNECTIONS,
+            "1",
+            HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS),
+            HTTP2Settings(),
+            None,  # no static files
+            False,  # TLS: none
+            None,
+            None,
+            None,
+            "tls1.3",
+            None,
+            [],
+            False,
+            (None, None),  # none of granian's own metrics
+        )
+        worker.serve_mtr(_new_cbscheduler(self._loop, self._answer, impl_asyncio=True), self._loop, self._stop)
+
+    def _answer(self, response: Any, environ: dict[str, Any]) -> None:
+        response.response_bytes(*self._handler(environ))
+
+    def stop(self) -> None:
+        """Stops accepting, and returns when the running requests have been answered."""
+        self._stop.set()
+        self._stopped.wait()
+        self._socket.close()
+        self._loop.close()
+
+
+def _listen(host: str, port: int, purpose: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as exc:
+        listener.close()
+        reason = "the port is in use" if exc.errno == errno.EADDRINUSE else exc.strerror
+        raise ConfigError(f"cannot listen for {purpose} on {host}:{port}: {reason}") from exc
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,98 @@
+"""Logging to standard error, as text for people or as JSON lines for machines.
+
+Knows nothing of the server. Details of an event are passed as `logger.info("loaded", extra={"model": name})`.
+Invariant: an event is one line; in text, the lines of a traceback follow it, indented. Whatever a client sent cannot
+begin a line, nor add a field, because unprintable characters are escaped and values that need it are quoted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any, Final, Literal
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+
+STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+BARE_VALUE: Final = re.compile(r"[\w.,:;/@+*%\[\]()-]+")
+
+
+def configure(level: LogLevel, log_format: LogFormat) -> None:
+    """Sends all logging of the process to standard error, in place of whatever was configured before.
+
+    `level` is for Vintner's own loggers; of other libraries, only what is a warning or worse is shown.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+    logging.getLogger("vintner").setLevel(threshold)
+    logging.captureWarnings(True)
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31T12:00:00.000Z INFO vintner.manager: loaded model=digits version=2`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = escape(record.getMessage())
+        pairs = [f"{key}={_quote(value)}" for key, value in _fields(record).items()]
+        line = " ".join([_timestamp(record), record.levelname, f"{record.name}:", message, *pairs])
+        return "\n".join([line, *("    " + escape(part) for part in _traceback_text(record).splitlines())])
+
+
+class JsonFormatter(logging.Formatter):
+    """One object: `time`, `level`, `logger`, `message`, the event's own fields, and `exception` if there was one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event: dict[str, Any] = {
+            "time": _timestamp(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        event |= {key: _plain(value) for key, value in _fields(record).items()}
+        if traceback := _traceback_text(record):
+            event["exception"] = traceback
+        return json.dumps(event)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    """What the caller passed as `extra`."""
+    return {key: value for key, value in vars(record).items() if key not in STANDARD_ATTRIBUTES}
+
+
+def _traceback_text(record: logging.LogRecord) -> str:
+    """The exception's traceback and the requested stack, or ""."""
+    has_exception = record.exc_info is not None and record.exc_info[0] is not None
+    exception = logging.Formatter().formatException(record.exc_info) if record.exc_info and has_exception else ""
+    return "\n".join(filter(None, [exception, record.stack_info]))
+
+
+def escape(text: str) -> str:
+    r"""Makes a text fit for one line: `\n` and the like for all that is not printable, bidi controls included."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _quote(value: object) -> str:
+    """A field's value in text: bare where that cannot be mistaken, else in quotes as JSON has them."""
+    text = str(value)
+    return text if BARE_VALUE.fullmatch(text) else escape(json.dumps(text, ensure_ascii=False))
+
+
+def _plain(value: object) -> bool | int | float | str | None:
+    """A field's value in JSON: itself if JSON has such a thing, else its text."""
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
+        return value
+    return str(value)

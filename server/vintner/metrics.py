@@ -1,0 +1,245 @@
+"""What is counted, and its Prometheus text.
+
+The hot path adds to plain integers and floats; label children are bound when a model is loaded, and the metric
+families are built from them only when somebody scrapes. Label values come from the registry of loaded models, never
+from what a client sent.
+
+Invariant: a series lives as long as its model version is loaded, and never goes down while it does.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from threading import Lock
+from typing import TYPE_CHECKING, Final
+
+from vintner import __version__
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+SECONDS: Final = (
+    50e-6, 100e-6, 250e-6, 500e-6,
+    1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3,
+    1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+"""Upper bounds of the latency buckets: 50 microseconds to a minute."""
+
+ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+"""Upper bounds of the batch size buckets."""
+
+OUTCOMES: Final = (
+    "ok", "invalid_argument", "not_found", "too_large", "unsupported", "queue_full", "unavailable", "not_ready",
+    "stopping", "deadline_exceeded", "cancelled", "backend", "internal",
+)  # fmt: skip
+
+
+class Histogram:
+    """Counts per bucket, and the sum. Not synchronised: its owner's lock guards it."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Prometheus's buckets: (upper bound, observations at or below it), the last one `+Inf`."""
+        running, buckets = 0, []
+        for bound, count in zip((*map(repr, self._bounds), "+Inf"), self.counts, strict=True):
+            running += count
+            buckets.append((bound, float(running)))
+        return buckets
+
+
+class SchedulerMetrics:
+    """Executions of one model version. `ran` is called under the scheduler's lock."""
+
+    __slots__ = ("compute", "executions", "rows", "wait")
+
+    def __init__(self) -> None:
+        self.wait = Histogram(SECONDS)
+        self.compute = Histogram(SECONDS)
+        self.rows = Histogram(ROWS)
+        self.executions = 0
+
+    def ran(self, rows: int, waits: Sequence[float], compute: float) -> None:
+        """Counts one execution of `rows` rows that took `compute` seconds, and how long each member had waited."""
+        self.executions += 1
+        self.rows.observe(rows)
+        self.compute.observe(compute)
+        for wait in waits:
+            self.wait.observe(wait)
+
+
+class RequestMetrics:
+    """Requests to one model version over one protocol."""
+
+    __slots__ = ("_lock", "duration", "outcomes")
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.duration = Histogram(SECONDS)
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)
+
+    def observe(self, outcome: str, seconds: float) -> None:
+        with self._lock:
+            self.outcomes[outcome] += 1
+            self.duration.observe(seconds)
+
+
+PROTOCOLS: Final = ("grpc", "rest")
+
+
+class ModelMetrics:
+    """The series of one loaded model version."""
+
+    def __init__(self, model: str, version: str, gauges: Callable[[], Mapping[str, float]] = dict) -> None:
+        """`gauges` is asked at scrape time for the current `queue_requests`, `queue_bytes`, `busy`, `instances`."""
+        self.model = model
+        self.version = version
+        self.gauges = gauges
+        self.scheduler = SchedulerMetrics()
+        self.requests = {protocol: RequestMetrics() for protocol in PROTOCOLS}
+
+
+class Registry:
+    """All series of the server. Models come and go; what belongs to no loaded model is counted without a name."""
+
+    def __init__(self, versions_by_state: Callable[[], Mapping[str, int]] = dict) -> None:
+        self._lock = Lock()
+        self._models: dict[tuple[str, str], ModelMetrics] = {}
+        self._versions_by_state = versions_by_state
+        self._started = time.time()
+        self.rejected = {protocol: RequestMetrics() for protocol in PROTOCOLS}
+        self.loads = 0
+        self.load_failures = 0
+
+    def add(self, metrics: ModelMetrics) -> None:
+        with self._lock:
+            self._models[metrics.model, metrics.version] = metrics
+
+    def remove(self, metrics: ModelMetrics) -> None:
+        with self._lock:
+            if self._models.get((metrics.model, metrics.version)) is metrics:
+                del self._models[metrics.model, metrics.version]
+
+    def loaded(self, seconds: float | None) -> None:
+        """Counts a load that took so long, or one that failed (None)."""
+        with self._lock:
+            if seconds is None:
+                self.load_failures += 1
+            else:
+                self.loads += 1
+
+    def render(self) -> bytes:
+        """The Prometheus text exposition, version 0.0.4."""
+        from prometheus_client import CollectorRegistry, generate_latest
+
+        registry = CollectorRegistry()
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Builds the families; prometheus_client's collector interface."""
+        with self._lock:
+            models = list(self._models.values())
+        yield from self._requests(models)
+        yield from self._executions(models)
+        yield from self._gauges(models)
+        yield from self._server()
+
+    def _requests(self, models: Iterable[ModelMetrics]) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+        labels = ["model", "version", "protocol"]
+        count = CounterMetricFamily(
+            "vintner_requests", "Inference requests answered, by outcome.", labels=[*labels, "outcome"]
+        )
+        duration = HistogramMetricFamily(
+            "vintner_request_duration_seconds", "From the decoded request to its answer.", labels=labels
+        )
+        for model in models:
+            for protocol, requests in model.requests.items():
+                values = [model.model, model.version, protocol]
+                for outcome, number in list(requests.outcomes.items()):
+                    count.add_metric([*values, outcome], number)
+                duration.add_metric(values, requests.duration.cumulative(), requests.duration.total)
+        yield count
+        yield duration
+        rejected = CounterMetricFamily(
+            "vintner_rejected_requests",
+            "Inference requests answered before they reached a loaded model, by outcome.",
+            labels=["protocol", "outcome"],
+        )
+        for protocol, requests in self.rejected.items():
+            for outcome, number in list(requests.outcomes.items()):
+                if outcome != "ok":
+                    rejected.add_metric([protocol, outcome], number)
+        yield rejected
+
+    def _executions(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+        labels = ["model", "version"]
+        executions = CounterMetricFamily("vintner_executions", "Batches run.", labels=labels)
+        rows = CounterMetricFamily("vintner_inferences", "Rows inferred.", labels=labels)
+        histograms = {
+            "wait": HistogramMetricFamily(
+                "vintner_queue_duration_seconds", "From the arrival of a request to the start of its batch.",
+                labels=labels,
+            ),
+            "compute": HistogramMetricFamily(
+                "vintner_compute_duration_seconds", "Run time of a batch, assembly included.", labels=labels
+            ),
+            "rows": HistogramMetricFamily("vintner_batch_rows", "Rows of a batch.", labels=labels),
+        }  # fmt: skip
+        for model in models:
+            values = [model.model, model.version]
+            executions.add_metric(values, model.scheduler.executions)
+            rows.add_metric(values, model.scheduler.rows.total)
+            for name, family in histograms.items():
+                histogram: Histogram = getattr(model.scheduler, name)
+                family.add_metric(values, histogram.cumulative(), histogram.total)
+        yield executions
+        yield rows
+        yield from histograms.values()
+
+    def _gauges(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        families = {
+            "queue_requests": ("vintner_queue_requests", "Requests that wait for an instance."),
+            "queue_bytes": ("vintner_queue_bytes", "Bytes of input that wait for an instance."),
+            "busy": ("vintner_instances_busy", "Instances that run a batch."),
+            "instances": ("vintner_instances", "Instances of the model version."),
+        }
+        for key, (name, help_text) in families.items():
+            family = GaugeMetricFamily(name, help_text, labels=["model", "version"])
+            for model in models:
+                value = model.gauges().get(key)
+                if value is not None:
+                    family.add_metric([model.model, model.version], value)
+            yield family
+
+    def _server(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+
+        versions = GaugeMetricFamily("vintner_model_versions", "Model versions, by state.", labels=["state"])
+        for state, number in self._versions_by_state().items():
+            versions.add_metric([state], number)
+        yield versions
+        yield CounterMetricFamily("vintner_model_loads", "Model versions loaded.", value=self.loads)
+        yield CounterMetricFamily("vintner_model_load_failures", "Loads that failed.", value=self.load_failures)
+        yield GaugeMetricFamily("vintner_start_time_seconds", "When the server started.", value=self._started)
+        yield InfoMetricFamily(
+            "vintner_build", "This build.", value={"version": __version__, "python": platform.python_version()}
+        )

@@ -1,0 +1,270 @@
+"""What a model's `config.yaml` may say, each key declared once, and how the file is read.
+
+Knows nothing of where the file lies nor of what the model turns out to be: whether its tensors exist is checked when
+it is loaded. Invariant: a `ModelConfig` is complete and its values are within bounds; a key that was left out, or
+left empty, has its default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
+
+from vintner import option_kinds
+from vintner.errors import ConfigError, nearest
+from vintner.types import DTYPES
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which of the versions that are there are served: those listed, else the `latest` highest, else (None) all."""
+
+    latest: int | None = 1
+    specific: frozenset[int] | None = None
+
+    def select(self, present: Collection[int]) -> tuple[int, ...]:
+        """In ascending order. A listed version that is not there is passed over."""
+        if self.specific is not None:
+            return tuple(sorted(self.specific.intersection(present)))
+        ordered = sorted(present)
+        return tuple(ordered if self.latest is None else ordered[-self.latest :])
+
+    def __str__(self) -> str:
+        if self.specific is not None:
+            return f"specific {sorted(self.specific)}"
+        return "all" if self.latest is None else f"latest {self.latest}"
+
+
+def _version_policy(given: object) -> VersionPolicy:
+    match given:
+        case VersionPolicy():
+            return given
+        case "latest":
+            return VersionPolicy()
+        case "all":
+            return VersionPolicy(latest=None)
+        case {"latest": count, **others} if not others and _is_positive(count):
+            return VersionPolicy(latest=count)
+        case {"specific": [_, *_] as versions, **others} if not others and all(map(_is_positive, versions)):
+            return VersionPolicy(specific=frozenset(versions))
+    raise _unfit("latest, all, {latest: N} or {specific: [1, 3]} with positive integers", given)
+
+
+def _is_positive(value: object) -> bool:
+    return type(value) is int and value > 0  # True is an int too, but nobody means it as one
+
+
+def _unfit(expected: str, given: object) -> ValueError:
+    return ValueError(f"expected {expected}, got {_shown(given)}")
+
+
+def _instances(given: object) -> object:
+    if given == "auto" or given is None:
+        return None
+    if not _is_positive(given):
+        raise _unfit('a positive integer or "auto"', given)
+    return given
+
+
+def _size(given: object) -> int:
+    kind = option_kinds.size()
+    try:
+        return kind.parse(str(given))
+    except ValueError:
+        raise _unfit(kind.expected, given) from None
+
+
+def _datatype(given: str) -> str:
+    if given not in DTYPES:
+        raise ValueError(f"unknown datatype '{given}'{nearest(given.upper(), DTYPES)}")
+    return given
+
+
+def _filename(given: str) -> str:
+    if given in (".", "..") or re.search(r"[/\\\0]", given):
+        raise _unfit("a bare file name inside the version's directory", given)
+    return given
+
+
+def _batching(given: object) -> object:
+    return {"enabled": given} if isinstance(given, bool) else given
+
+
+def _by_tensor(given: object) -> object:
+    """Tensors are often named by number, which YAML reads as one; an entry without keys is as good as none."""
+    if not isinstance(given, Mapping):
+        return given
+    return {str(key) if type(key) is int else key: {} if entry is None else entry for key, entry in given.items()}
+
+
+Name = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Shape = tuple[Annotated[int, Field(strict=True, ge=-1)], ...]
+
+
+class Section(BaseModel):
+    """A group of keys: nothing but those declared, each of which may be left empty."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        for key in given:
+            if key not in cls.model_fields:
+                raise ValueError(f"unknown key '{key}'{nearest(str(key), cls._keys())}")
+        return {key: value for key, value in given.items() if value is not None}
+
+    @classmethod
+    def _keys(cls) -> Iterator[str]:
+        """All keys, those of the sections inside as `section.key`: one put a level too high is found there."""
+        for name, declared in cls.model_fields.items():
+            yield name
+            if isinstance(declared.annotation, type) and issubclass(declared.annotation, Section):
+                yield from (f"{name}.{key}" for key in declared.annotation._keys())
+
+
+class BatchingConfig(Section):
+    """Merging of requests. With `max_batch_size` the first dimension of every tensor is the batch, and a request with
+    more rows is refused; without it batching is derived from a dynamic first dimension."""
+
+    enabled: StrictBool = True
+    max_batch_size: Count | None = None
+
+
+class QueueConfig(Section):
+    """Bounds of what may wait for the model; sizes are in bytes."""
+
+    max_requests: Count = 256
+    max_bytes: Annotated[int, BeforeValidator(_size)] = 256 * 2**20
+
+
+class TensorConfig(Section):
+    """One input or output: `name` is what it is served as; `datatype` and `dims` are what the model must turn out to
+    have, -1 being any extent."""
+
+    name: Name | None = None
+    datatype: Annotated[str, AfterValidator(_datatype)] | None = None
+    dims: Shape | None = None
+
+
+class InputConfig(TensorConfig):
+    """An input may be given another shape before the model is compiled; -1 is a dynamic extent."""
+
+    shape: Shape | None = None
+
+
+class ModelConfig(Section):
+    """Everything that can be set for one model. Tensors are keyed by the model's own names."""
+
+    name: Name | None = None
+    backend: Name | None = None
+    filename: Annotated[Name, AfterValidator(_filename)] | None = None
+    device: Name = "CPU"
+    performance_hint: Literal["throughput", "latency"] = "throughput"
+    precision: Literal["f32", "f16", "bf16"] | None = None
+    instances: Annotated[int | None, BeforeValidator(_instances)] = None
+    streams: Count | None = None
+    threads: Count | None = None
+    batching: Annotated[BatchingConfig, BeforeValidator(_batching)] = BatchingConfig()
+    queue: QueueConfig = QueueConfig()
+    inputs: Annotated[Mapping[str, InputConfig], BeforeValidator(_by_tensor)] = {}
+    outputs: Annotated[Mapping[str, TensorConfig], BeforeValidator(_by_tensor)] = {}
+    version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()
+    backend_options: Mapping[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> ModelConfig:
+        for kind, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            served = Counter(tensor.name or own for own, tensor in tensors.items())
+            name, count = max(served.items(), key=lambda item: item[1], default=("", 0))
+            if count > 1:
+                raise ValueError(f"{count} {kind} would be served as '{name}'")
+        return self
+
+
+def read_model_config(path: Path) -> ModelConfig:
+    """Reads a `config.yaml`; an empty one is all defaults.
+
+    Raises ConfigError that names the file, each key that is wrong, and what was expected there.
+    """
+    try:
+        document = yaml.load(path.read_bytes(), _UniqueKeys)
+    except OSError as exc:
+        raise ConfigError(f"{path.name}: {exc.strerror}") from exc
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as exc:  # PyYAML lets a date of 2026-13-01 through as ValueError
+        raise ConfigError(f"{path.name}: {_yaml_problem(exc)}") from exc
+    if document is not None and not isinstance(document, dict):
+        raise ConfigError(f"{path.name}: expected keys and values, got {_shown(document)}")
+    return parse_model_config(document or {}, path.name)
+
+
+def parse_model_config(document: Mapping[str, Any], origin: str) -> ModelConfig:
+    """Checks what a file says. `origin` names that file in the ConfigError."""
+    try:
+        return ModelConfig.model_validate(document)
+    except ValidationError as exc:
+        problems = "; ".join(_problem(dict(error)) for error in exc.errors())
+        raise ConfigError(f"{origin}: {problems}") from exc
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    """One line for one of pydantic's errors: where, what was expected, what is there."""
+    place = ".".join(map(str, error["loc"]))
+    cause = error.get("ctx", {}).get("error")
+    problem = str(cause) if cause else f"{_expectation(error['msg'])}, got {_shown(error['input'])}"
+    return f"{place}: {problem}" if place else problem
+
+
+def _expectation(message: str) -> str:
+    """Pydantic's "Input should be a valid dictionary or instance of X", in the words of YAML."""
+    message = re.sub(r" or instance of \w+$", "", message)
+    message = re.sub(r"^\w+ should (be|have) ", "expected ", message).replace(
+        "expected greater", "expected a number greater"
+    )
+    return message.replace("valid dictionary", "mapping").replace("valid tuple", "list")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _yaml_problem(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML as it is meant: of a key that is there twice, PyYAML would silently drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is there twice", key.start_mark)
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)

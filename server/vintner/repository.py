@@ -1,0 +1,251 @@
+"""What a model repository asks to have loaded: which models, in which versions, how configured.
+
+Stateless, and quick: it lists directories and reads configurations, never a model. It follows links, because
+Kubernetes mounts through them, and writes nothing. Three layouts are told apart in each root:
+
+    <integer>/<files>              the root is one model with versions
+    <files>                        the root is one model, version 1
+    <model>/[<integer>/]<files>    every directory is a model of one of these two kinds
+
+A configuration file in the root says that the root is a model, whatever else is there.
+
+Invariant: a scan accounts for every model directory, either as a model or as a fault; none is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vintner.backend import Backends, LoadSpec
+from vintner.errors import ConfigError
+from vintner.model_config import ModelConfig, read_model_config
+from vintner.triton_config import read_triton_config
+
+logger = logging.getLogger(__name__)
+
+CONFIG_READERS: Final[Mapping[str, Callable[[Path], ModelConfig]]] = {
+    "config.yaml": read_model_config,
+    "config.pbtxt": read_triton_config,
+}
+VERSION: Final = re.compile(r"[1-9][0-9]*", re.ASCII)
+TRITON_DIRECTORIES: Final = frozenset({"warmup", "initial_state", "configs"})
+"""What Triton keeps beside the versions of a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model that ought to be served: `root` is its directory, `versions` those that its policy selects."""
+
+    name: str
+    root: Path
+    config: ModelConfig
+    versions: Mapping[int, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What there is, by name; `faults` says why a model cannot even be tried."""
+
+    models: Mapping[str, ModelSource]
+    faults: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A directory that is a model. A `mounted` one is a root, whose own name is the operator's and not the model's."""
+
+    directory: Path
+    mounted: bool
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(os.path.abspath(self.directory))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    name: str
+    reason: str
+
+
+def scan(roots: Sequence[Path], backends: Backends, model_name: str | None = None) -> Scan:
+    """Reads the repositories; `model_name` is what a repository of a single model serves it as.
+
+    A root that is given twice counts once. A root that is a model is served as `model_name`, else as the name in its
+    configuration, else as its directory. Raises ConfigError for a root that is no readable directory, a `model_name`
+    that no model can have, and one where there are several models.
+    """
+    distinct = {os.path.realpath(root): root for root in roots}.values()
+    places = [place for root in distinct for place in _places(root, backends)]
+    if model_name is not None:
+        _check_single(model_name, places)
+    found = [_read(place, model_name, backends) for place in places]
+    counts = Counter(item.name for item in found)
+    twice = {name: "model appears in two or more repositories" for name, count in counts.items() if count > 1}
+    models = {item.name: item for item in found if isinstance(item, ModelSource) and item.name not in twice}
+    faults = {item.name: item.reason for item in found if isinstance(item, _Fault)}
+    return Scan(models, faults | twice)
+
+
+def find_model(source: ModelSource, version: int, backends: Backends) -> tuple[str, Path]:
+    """The backend for a version and the path that it loads. Raises ConfigError if there is none, or no telling which.
+
+    A configured `filename` decides what is loaded; it may be one that no backend would have looked for, but then the
+    backend has to be configured too.
+    """
+    directory = source.versions[version]
+    try:
+        if source.config.filename is None:
+            return backends.find(directory, source.config.backend)
+        return _find_named(directory, source.config.filename, source.config.backend, backends)
+    except OSError as exc:
+        raise ConfigError(f"cannot read {directory.name}/: {exc.strerror}") from exc
+
+
+def _find_named(directory: Path, filename: str, backend: str | None, backends: Backends) -> tuple[str, Path]:
+    path = directory / filename
+    if not path.exists():
+        raise ConfigError(f"the configured file '{filename}' is not in {directory.name}/")
+    backend = backend or _recogniser(directory, backends)
+    if backend is None:
+        raise ConfigError(f"no backend recognises '{filename}' in {directory.name}/; set `backend`")
+    return backend, path
+
+
+def load_spec(source: ModelSource, version: int, path: Path, cores: int, cache_dir: Path | None) -> LoadSpec:
+    """What to ask of the backend for a version whose `path` was found.
+
+    Each version has a directory of its own below `cache_dir`, so equal file names never meet there.
+    """
+    config = source.config
+    return LoadSpec(
+        path=path,
+        device=config.device,
+        performance_hint=config.performance_hint,
+        precision=config.precision,
+        instances=config.instances,
+        streams=config.streams,
+        threads=config.threads,
+        cores=cores,
+        shapes={name: tensor.shape for name, tensor in config.inputs.items() if tensor.shape is not None},
+        cache_dir=cache_dir / source.name / str(version) if cache_dir is not None else None,
+        options=config.backend_options,
+    )
+
+
+def check_model_name(name: str) -> None:
+    """Raises ConfigError for a name that no model can have; all others are fine, whatever the script."""
+    if name in ("", ".", "..") or re.search(r"[/\\]", name):
+        raise ConfigError(f"a model cannot be named {name!r}")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise ConfigError(f"a model's name cannot hold control characters or bytes that are not UTF-8: {name!r}")
+
+
+def _check_single(model_name: str, places: Sequence[_Place]) -> None:
+    check_model_name(model_name)
+    if len(places) > 1:
+        names = ", ".join(sorted(place.name for place in places))
+        raise ConfigError(f"'{model_name}' can only name a single model; there are {len(places)}: {names}")
+
+
+def _places(root: Path, backends: Backends) -> Sequence[_Place]:
+    try:
+        directories = _subdirectories(root)
+        if _is_model(root, backends):
+            return [_Place(root, mounted=True)]
+    except OSError as exc:
+        raise ConfigError(f"cannot read the model repository {root}: {exc.strerror}") from exc
+    places = [_Place(directory, mounted=False) for directory in directories]
+    if not places:
+        logger.info("the model repository %s is empty", root)
+    return places
+
+
+def _is_model(root: Path, backends: Backends) -> bool:
+    if any((root / name).exists() for name in CONFIG_READERS):
+        return True
+    return any(_recogniser(directory, backends) for directory in [*_versions(root).values(), root])
+
+
+def _recogniser(directory: Path, backends: Backends) -> str | None:
+    """The first backend that finds a model there, or part of one, or several."""
+    for name in backends.names:
+        try:
+            backend = backends.get(name)
+        except ConfigError:
+            continue  # it cannot be imported, which is the trouble of those models that ask for it
+        try:
+            if backend.find(directory) is not None:
+                return name
+        except ConfigError:
+            return name
+    return None
+
+
+def _read(place: _Place, model_name: str | None, backends: Backends) -> ModelSource | _Fault:
+    try:
+        config = _read_config(place.directory)
+        name = model_name or _configured_name(place, config)
+        check_model_name(name)
+        return _source(name, place.directory, config, backends)
+    except ConfigError as exc:
+        reason = str(exc)
+    except OSError as exc:
+        reason = f"cannot read {exc.filename}: {exc.strerror}"
+    return _Fault(repr(model_name or place.name)[1:-1], reason)  # repr, for a name may be bytes that are not UTF-8
+
+
+def _read_config(directory: Path) -> ModelConfig:
+    if (directory / "config.yml").exists():
+        raise ConfigError("config.yml is not read; name it config.yaml")
+    present = [name for name in CONFIG_READERS if (directory / name).exists()]
+    if len(present) > 1:
+        raise ConfigError(f"{' and '.join(present)} are both there; remove one")
+    return CONFIG_READERS[present[0]](directory / present[0]) if present else ModelConfig()
+
+
+def _configured_name(place: _Place, config: ModelConfig) -> str:
+    if config.name is None or config.name == place.name:
+        return place.name
+    if place.mounted:
+        return config.name
+    raise ConfigError(f"the configuration names the model '{config.name}', its directory '{place.name}'")
+
+
+def _source(name: str, directory: Path, config: ModelConfig, backends: Backends) -> ModelSource:
+    """Raises ConfigError where the policy selects nothing, and where there is neither a version nor a model."""
+    present = _versions(directory)
+    available = present or {1: directory}
+    selected = config.version_policy.select(available)
+    if not selected:
+        there = ", ".join(map(str, sorted(available)))
+        raise ConfigError(f"no version to serve: the policy is '{config.version_policy}', there is {there}")
+    source = ModelSource(name, directory, config, {version: available[version] for version in selected})
+    if not present:
+        find_model(source, 1, backends)
+    return source
+
+
+def _versions(directory: Path) -> Mapping[int, Path]:
+    """Version directories by number. A leading zero makes none, or 1 and 01 would be the same version."""
+    versions = {}
+    for entry in _subdirectories(directory):
+        if VERSION.fullmatch(entry.name):
+            versions[int(entry.name)] = entry
+        elif entry.name not in TRITON_DIRECTORIES:
+            logger.debug("%s is no version of a model: its name is no positive integer", entry)
+    return versions
+
+
+def _subdirectories(directory: Path) -> Sequence[Path]:
+    """In order of name, without what is hidden, unfinished or the file system's own."""
+    entries = (entry for entry in directory.iterdir() if not entry.name.startswith(".") and entry.name != "lost+found")
+    return sorted(entry for entry in entries if not entry.name.endswith(".tmp") and entry.is_dir())

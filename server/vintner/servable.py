@@ -1,0 +1,223 @@
+"""One loaded version of a model: checks a request against its signature, runs it, and names the results.
+
+Tensors have two names, the model's own and the one that it is served by; they differ only where the configuration
+renames. Requests and specs here use the served one, backends the model's own.
+
+Invariant: after `retire` no lease is given any more, and `drained` is set once the last one has come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from threading import Event, Lock
+
+from vintner.backend import LoadedModel
+from vintner.batching import QueueLimits
+from vintner.errors import InvalidArgument, LoadError, nearest
+from vintner.metrics import ModelMetrics
+from vintner.model_config import ModelConfig, TensorConfig
+from vintner.scheduler import Call, Scheduler
+from vintner.types import Array, Request, Response, Tensor, TensorSpec
+
+DERIVED_BATCH_ROWS = 64
+"""Rows that are stacked at most where the configuration sets no `max_batch_size`."""
+
+
+class Servable:
+    """A model version that answers requests. Threads: any, at any time."""
+
+    def __init__(self, name: str, version: int, model: LoadedModel, config: ModelConfig) -> None:
+        """Takes ownership of the model. Raises LoadError if the configuration contradicts it."""
+        self.name = name
+        self.version = str(version)
+        self.platform = model.platform
+        self._model = model
+        self.inputs = _served(model.inputs, config.inputs, "input", name)
+        self.outputs = _served(model.outputs, config.outputs, "output", name)
+        self._inputs = {spec.name: (own.name, spec) for own, spec in zip(model.inputs, self.inputs, strict=True)}
+        self._outputs = {
+            spec.name: (own.name, spec.datatype) for own, spec in zip(model.outputs, self.outputs, strict=True)
+        }
+        self._row_limit = config.batching.max_batch_size
+        self._batched = self._has_batch_dimension()
+        self._one_signature = all(-1 not in spec.shape[1:] for spec in self.inputs)
+        self.metrics = ModelMetrics(name, self.version, self._gauges)
+        self._scheduler = Scheduler(
+            model.instances,
+            max_rows=self._max_rows(config),
+            limits=QueueLimits(config.queue.max_requests, config.queue.max_bytes),
+            metrics=self.metrics.scheduler,
+        )
+        self._lock = Lock()
+        self._leases = 0
+        self._retired = False
+        self.drained = Event()
+
+    def _has_batch_dimension(self) -> bool:
+        return bool(self.inputs) and all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
+
+    def _max_rows(self, config: ModelConfig) -> int:
+        if self._row_limit is not None and not self._batched:
+            shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in (*self.inputs, *self.outputs))
+            raise LoadError(f"max_batch_size needs a dynamic first dimension in every tensor; the model has {shapes}")
+        if not self._batched or not config.batching.enabled:
+            return 1
+        return self._row_limit or DERIVED_BATCH_ROWS
+
+    def _gauges(self) -> Mapping[str, float]:
+        requests, size = self._scheduler.queued
+        busy, instances = self._scheduler.instances
+        return {"queue_requests": requests, "queue_bytes": size, "busy": busy, "instances": instances}
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    def acquire(self) -> bool:
+        """Takes a lease, which keeps the version loaded until `release`. False if it has been retired."""
+        with self._lock:
+            if self._retired:
+                return False
+            self._leases += 1
+            return True
+
+    def release(self) -> None:
+        with self._lock:
+            self._leases -= 1
+            if self._retired and not self._leases:
+                self.drained.set()
+
+    def retire(self) -> None:
+        """Gives out no more leases; `drained` is set when the last one has come back."""
+        with self._lock:
+            self._retired = True
+            if not self._leases:
+                self.drained.set()
+
+    def close(self) -> None:
+        """Unloads the model. To be called once, when drained."""
+        self._scheduler.close()
+        self._model.close()
+
+    # -- inference -------------------------------------------------------------------------------------------
+
+    def infer(self, request: Request) -> Response:
+        """Validates, runs and names. Raises InvalidArgument before anything was queued, or as Scheduler.infer does."""
+        names = self._requested(request)
+        outputs = self._scheduler.infer(self._call(request))
+        results: dict[str, Tensor] = {}
+        for name in names:
+            own, datatype = self._outputs[name]
+            results[name] = Tensor(datatype, outputs[own])
+        return Response(self.name, self.version, results, request.id)
+
+    def _requested(self, request: Request) -> Sequence[str]:
+        if not request.outputs:
+            return tuple(self._outputs)
+        for name in request.outputs:
+            if name not in self._outputs:
+                hint = nearest(name, self._outputs)
+                raise InvalidArgument(f"unexpected inference output '{name}' for model '{self.name}'{hint}")
+        return request.outputs
+
+    def _call(self, request: Request) -> Call:
+        """The request in the model's own names, with what the scheduler needs to stack it."""
+        given = request.inputs
+        if given.keys() != self._inputs.keys():
+            raise self._wrong_inputs(given)
+        arrays: dict[str, Array] = {}
+        size = 0
+        for name, (own, spec) in self._inputs.items():
+            tensor = given[name]
+            array = tensor.array
+            if tensor.datatype != spec.datatype:
+                raise InvalidArgument(
+                    f"inference input '{name}' data-type is '{tensor.datatype}', but model '{self.name}' expects"
+                    f" '{spec.datatype}'"
+                )
+            if not spec.admits(array.shape):
+                raise self._wrong_shape(spec, array.shape)
+            arrays[own] = array
+            size += tensor.nbytes
+        rows = self._rows(arrays) if self._batched else 1
+        return Call(arrays, rows, size, self._signature(arrays), request.deadline, request.cancellation)
+
+    def _rows(self, arrays: Mapping[str, Array]) -> int:
+        extents = {array.shape[0] for array in arrays.values()}
+        rows: int = max(extents)
+        if self._row_limit is not None:
+            if len(extents) > 1:
+                raise InvalidArgument(
+                    f"the inputs of model '{self.name}' differ in batch size ({sorted(extents)}): input batch size does"
+                    " not match other inputs"
+                )
+            if rows > self._row_limit:
+                raise InvalidArgument(
+                    f"inference request batch-size must be <= {self._row_limit} for '{self.name}', got {rows}"
+                )
+        return rows
+
+    def _signature(self, arrays: Mapping[str, Array]) -> Hashable:
+        """Requests with equal signatures can be stacked: equal shapes but for the batch, the same batch in each."""
+        if self._one_signature and len(arrays) == 1:
+            return None
+        shapes = [array.shape for array in arrays.values()]
+        uneven = len({shape[:1] for shape in shapes}) > 1
+        # With different first extents it is not the batch that comes first: such a request is stacked with none.
+        return object() if uneven else tuple(shape[1:] for shape in shapes)
+
+    def _wrong_inputs(self, given: Mapping[str, Tensor]) -> InvalidArgument:
+        for name in given:
+            if name not in self._inputs:
+                hint = nearest(name, self._inputs)
+                return InvalidArgument(f"unexpected inference input '{name}' for model '{self.name}'{hint}")
+        missing = [name for name in self._inputs if name not in given]
+        return InvalidArgument(
+            f"expected {len(self._inputs)} inputs but got {len(given)} inputs for model '{self.name}'. Got input(s)"
+            f" {list(given)}, but missing required input(s) {missing}. Please provide all required input(s)."
+        )
+
+    def _wrong_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> InvalidArgument:
+        return InvalidArgument(
+            f"unexpected shape for input '{spec.name}' for model '{self.name}'. Expected {_dims(spec.shape)}, got"
+            f" {_dims(shape)}"
+        )
+
+
+def _dims(shape: Sequence[int]) -> str:
+    return f"[{','.join(map(str, shape))}]"
+
+
+def _served(
+    specs: Sequence[TensorSpec], config: Mapping[str, TensorConfig], kind: str, model: str
+) -> tuple[TensorSpec, ...]:
+    """The specs under the names that they are served by. Raises LoadError where the configuration is wrong."""
+    own = [spec.name for spec in specs]
+    for name in config:
+        if name not in own:
+            raise LoadError(
+                f"the configuration of '{model}' names an {kind} '{name}' that is not there{nearest(name, own)}"
+            )
+    served = tuple(_declared(spec, config.get(spec.name), kind) for spec in specs)
+    names = [spec.name for spec in served]
+    for name in names:
+        if names.count(name) > 1:
+            raise LoadError(f"two {kind}s of '{model}' would be served as '{name}'")
+    return served
+
+
+def _declared(spec: TensorSpec, config: TensorConfig | None, kind: str) -> TensorSpec:
+    """Applies the new name and compares what the configuration declares with what the model has."""
+    if config is None:
+        return spec
+    if config.datatype is not None and config.datatype != spec.datatype:
+        raise LoadError(f"{kind} '{spec.name}' is {spec.datatype}, but the configuration declares {config.datatype}")
+    if config.dims is not None and not _compatible(config.dims, spec.shape):
+        raise LoadError(
+            f"{kind} '{spec.name}' has shape {_dims(spec.shape)}, but the configuration declares {_dims(config.dims)}"
+        )
+    return TensorSpec(config.name or spec.name, spec.datatype, spec.shape)
+
+
+def _compatible(declared: Sequence[int], actual: Sequence[int]) -> bool:
+    return len(declared) == len(actual) and all(
+        want == have or -1 in (want, have) for want, have in zip(declared, actual, strict=True)
+    )

@@ -1,0 +1,143 @@
+"""What the server can do, whatever protocol asks: both front ends call only this.
+
+Knows neither gRPC nor HTTP. Every call of `infer` is counted once, with its outcome.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+from vintner import __version__
+from vintner.errors import InvalidArgument, QueueFull, VintnerError
+from vintner.manager import IndexEntry, Manager
+from vintner.servable import Servable
+from vintner.types import Request, Response, TensorSpec
+
+logger = logging.getLogger(__name__)
+
+SERVER_NAME = "vintner"
+EXTENSIONS = ("binary_tensor_data",)
+"""Triton's tokens for what works here, and no others."""
+
+CONTROL_THREADS = 32
+"""Threads that a front end has beyond those that inferences can occupy, so that a health check always finds one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMetadata:
+    name: str
+    version: str
+    extensions: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """`versions` are the ready ones, or the one that was asked for."""
+
+    name: str
+    versions: Sequence[str]
+    platform: str
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+
+
+class Service:
+    """The operations of KServe v2. Threads: any."""
+
+    def __init__(self, manager: Manager, *, strict_readiness: bool = True, max_concurrent_requests: int = 256) -> None:
+        self._manager = manager
+        self._strict = strict_readiness
+        self._limit = max_concurrent_requests
+        self._lock = Lock()
+        self._running = 0
+        self._stopping = False
+
+    # -- health ----------------------------------------------------------------------------------------------
+
+    def live(self) -> bool:
+        return True
+
+    def readiness(self) -> list[str]:
+        """Why the server is not ready; empty if it is."""
+        if self._stopping:
+            return ["the server is stopping"]
+        return self._manager.holdups(self._strict)
+
+    def announce_stop(self) -> None:
+        """Turns readiness false. Requests are still served."""
+        self._stopping = True
+
+    def check_model(self, name: str, version: str = "") -> None:
+        """Raises NotFound for an unknown model or version, ModelNotReady with the reason for one that is not ready."""
+        self._lease(name, version).release()
+
+    # -- metadata --------------------------------------------------------------------------------------------
+
+    def server_metadata(self) -> ServerMetadata:
+        return ServerMetadata(SERVER_NAME, __version__, EXTENSIONS)
+
+    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
+        """Raises as `check_model`."""
+        servable = self._lease(name, version)
+        try:
+            versions = [servable.version] if version else self._manager.ready_versions(name)
+            return ModelMetadata(name, versions, servable.platform, servable.inputs, servable.outputs)
+        finally:
+            servable.release()
+
+    def repository_index(self, ready_only: bool = False) -> list[IndexEntry]:
+        return [entry for entry in self._manager.index() if not ready_only or entry.state == "READY"]
+
+    def metrics(self) -> bytes:
+        """The Prometheus text."""
+        return self._manager.registry.render()
+
+    # -- inference -------------------------------------------------------------------------------------------
+
+    def infer(self, request: Request, protocol: str) -> Response:
+        """Runs one request. `protocol` is `grpc` or `rest`, for the metrics. Raises VintnerError."""
+        started = time.monotonic()
+        metrics = self._manager.registry.rejected[protocol]
+        outcome = "internal"
+        try:
+            self._admit()
+            try:
+                servable = self._lease(request.model_name, request.model_version)
+                metrics = servable.metrics.requests[protocol]
+                try:
+                    response = servable.infer(request)
+                finally:
+                    servable.release()
+            finally:
+                with self._lock:
+                    self._running -= 1
+            outcome = "ok"
+            return response
+        except VintnerError as exc:
+            outcome = exc.outcome
+            raise
+        finally:
+            metrics.observe(outcome, time.monotonic() - started)
+
+    def reject(self, error: VintnerError, protocol: str) -> None:
+        """Counts a request that a front end could not decode."""
+        self._manager.registry.rejected[protocol].observe(error.outcome, 0.0)
+
+    def _lease(self, name: str, version: str) -> Servable:
+        if not name:
+            raise InvalidArgument("Model name cannot be empty")
+        return self._manager.lease(name, version)
+
+    def _admit(self) -> None:
+        """Takes one of the places that the server has for inferences.
+
+        The bound is below the number of threads of either front end, so that health checks always find one.
+        """
+        with self._lock:
+            if self._running >= self._limit:
+                raise QueueFull(f"Exceeds maximum queue size: the server runs {self._limit} requests already")
+            self._running += 1
