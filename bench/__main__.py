@@ -49,7 +49,7 @@ def _plan(quick: bool) -> Plan:
     directory = BUILD / "bench"
     directory.mkdir(parents=True, exist_ok=True)
     site = Site(cores[0], directory)
-    return Plan(site, 1.0, 3, 10_000) if quick else Plan(site, 4.0, 5, 100_000)
+    return Plan(site, 1.0, 3, 10_000) if quick else Plan(site, 3.0, 5, 100_000)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

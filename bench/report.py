@@ -13,19 +13,8 @@ from pathlib import Path
 from bench.measure import Comparison, Sample
 
 _HEADINGS = (
-    "row",
-    "what",
-    "median",
-    "busy",
-    "against",
-    "median",
-    "busy",
-    "unit",
-    "ratio",
-    "(spread)",
-    "per CPU",
-    "wanted",
-    "",
+    *("row", "what", "median", "busy", "against", "median", "busy"),
+    *("unit", "ratio", "(spread)", "per CPU", "wanted", ""),
 )
 
 

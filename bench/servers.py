@@ -104,7 +104,7 @@ def bare_openvino(site: Site, model: Path) -> Iterator[tuple[Process, Callable[[
 
 @contextmanager
 def mlserver(site: Site) -> Iterator[Server]:
-    """MLServer with the MLP, and without its worker processes: that is its faster setting on one core."""
+    """MLServer with the MLP, and without its worker processes, which halve its rate on one core."""
     programs = _mlserver_environment(site.directory.parent / "mlserver-venv") / "bin"
     http, grpc, metrics = (_free_port() for _ in range(3))
     directory = site.directory / "mlserver"

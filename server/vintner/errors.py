@@ -151,7 +151,7 @@ class LoadError(OperatorError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a message about an unknown name: `; did you mean 'x'?`, or the list of what there is."""
     choices = sorted(known)
-    close = get_close_matches(name, choices, n=1, cutoff=0.6)
+    close = get_close_matches(name[:64], choices, n=1, cutoff=0.6)  # its cost grows with the name, which may be hostile
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; expected one of: {', '.join(choices)}" if choices else ""

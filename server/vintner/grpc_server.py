@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from vintner import grpc_codec as codec
 from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, VintnerError
@@ -79,7 +79,7 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
 
 def _enable_reflection(server: grpc.Server) -> None:
     """Reflection reads our own descriptor pool, so the descriptors of the other services have to be in it."""
-    for descriptor in (health_pb2.DESCRIPTOR, reflection.reflection_pb2.DESCRIPTOR):
+    for descriptor in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
         try:
             POOL.FindFileByName(descriptor.name)
         except KeyError:

@@ -100,8 +100,15 @@ def server_metadata_json(name: str, version: str, extensions: Sequence[str]) -> 
 def model_metadata_json(
     name: str, versions: Sequence[str], platform: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> bytes:
-    tensors = {"inputs": list(inputs), "outputs": list(outputs)}
-    return orjson.dumps({"name": name, "versions": list(versions), "platform": platform, **tensors})
+    return orjson.dumps(
+        {
+            "name": name,
+            "versions": list(versions),
+            "platform": platform,
+            "inputs": list(inputs),
+            "outputs": list(outputs),
+        }
+    )
 
 
 class _Blobs:

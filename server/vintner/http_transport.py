@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 from typing import Any
 
+from granian import _granian
 from granian._futures import _new_cbscheduler
-from granian._granian import SocketHolder, WorkerSignal, WSGIWorker
 from granian.http import HTTP1Settings, HTTP2Settings
 
 from vintner.errors import ConfigError
 
-logger = logging.getLogger(__name__)
+native: Any = _granian  # its stubs describe an older version
 
 BACKLOG = 1024
 CONNECTIONS = 65536
@@ -57,16 +56,16 @@ class HttpTransport:
         self._socket = _listen(host, port, purpose)
         self.port: int = self._socket.getsockname()[1]
         self._loop = asyncio.new_event_loop()  # granian wants one to hold on to; nothing ever runs in it
-        self._stop = WorkerSignal()
+        self._stop = native.WorkerSignal()
         self._stopped = Event()
         self._stop.add_cb(self._stopped.set)
 
     def start(self) -> None:
         """Begins to accept, in threads of granian's."""
         self._socket.listen(BACKLOG)
-        worker = WSGIWorker(
+        worker = native.WSGIWorker(
             1,
-            (None, SocketHolder(self._socket.fileno(), False, BACKLOG)),
+            (None, native.SocketHolder(self._socket.detach(), False, BACKLOG)),  # which closes it in the end
             None,  # no channel to a supervisor
             1,  # event loop threads: one parses faster than Python can answer
             8,
@@ -96,7 +95,6 @@ class HttpTransport:
         """Stops accepting, and returns when the running requests have been answered."""
         self._stop.set()
         self._stopped.wait()
-        self._socket.close()
         self._loop.close()
 
 

@@ -33,11 +33,13 @@ DEFAULT_LIMITS: Final = JsonLimits()
 _CONTAINERS: Final = (dict, list)
 
 
-def whole(document: Any) -> Any:
+def _whole(document: Any) -> Any:
     return document
 
 
-def parse(text: bytes | memoryview, limits: JsonLimits = DEFAULT_LIMITS, measured: Callable[[Any], Any] = whole) -> Any:
+def parse(
+    text: bytes | memoryview, limits: JsonLimits = DEFAULT_LIMITS, measured: Callable[[Any], Any] = _whole
+) -> Any:
     """The document in a UTF-8 text. Raises InvalidArgument.
 
     `measured` leaves out of a document what need not be walked to hold it against the limits: what its reader

@@ -73,8 +73,8 @@ def _fields(record: logging.LogRecord) -> Mapping[str, object]:
 
 def _traceback_text(record: logging.LogRecord) -> str:
     """The exception's traceback and the requested stack, or ""."""
-    has_exception = record.exc_info is not None and record.exc_info[0] is not None
-    exception = logging.Formatter().formatException(record.exc_info) if record.exc_info and has_exception else ""
+    raised = record.exc_info and record.exc_info[0]
+    exception = logging.Formatter().formatException(record.exc_info) if record.exc_info and raised else ""
     return "\n".join(filter(None, [exception, record.stack_info]))
 
 

@@ -45,6 +45,19 @@ class IndexEntry:
     reason: str
 
 
+def open_servable(
+    source: ModelSource, version: int, backends: Backends, cores: int, cache_dir: Path | None
+) -> Servable:
+    """Loads one version. Raises OperatorError with the reason if it cannot be loaded or contradicts its configuration."""
+    backend, path = find_model(source, version, backends)
+    model = backends.get(backend).load(load_spec(source, version, path, cores, cache_dir))
+    try:
+        return Servable(source.name, version, model, source.config)
+    except BaseException:
+        model.close()
+        raise
+
+
 class Manager:
     """Wanted versus actual versions of all models. Threads: any; loads run in threads of its own."""
 
@@ -125,7 +138,7 @@ class Manager:
     def _load(self, source: ModelSource, version: int) -> None:
         started = time.monotonic()
         try:
-            servable = self._open(source, version)
+            servable = open_servable(source, version, self._backends, self._cores, self._cache_dir)
         except Exception as exc:
             expected = isinstance(exc, OperatorError)
             reason = str(exc) if expected else f"{type(exc).__name__}: {exc}"
@@ -149,15 +162,6 @@ class Manager:
             logger.info("model '%s' version %d is ready after %.2f s", source.name, version, seconds)
         self._advance(source.name)
         self._changed()
-
-    def _open(self, source: ModelSource, version: int) -> Servable:
-        backend, path = find_model(source, version, self._backends)
-        model = self._backends.get(backend).load(load_spec(source, version, path, self._cores, self._cache_dir))
-        try:
-            return Servable(source.name, version, model, source.config)
-        except BaseException:
-            model.close()
-            raise
 
     def _unload(self, name: str, version: int) -> None:
         servable = self._unpublish(name, version)

@@ -75,7 +75,7 @@ def _unfit(expected: str, given: object) -> ValueError:
 
 
 def _instances(given: object) -> object:
-    if given == "auto" or given is None:
+    if given == "auto":
         return None
     if not _is_positive(given):
         raise _unfit('a positive integer or "auto"', given)

@@ -108,7 +108,7 @@ def _unnest(name: str, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
 
 def _convert(name: str, datatype: str, flat: list[Any]) -> Array:
     exact = _EXACT_TYPE[datatype]
-    if countOf(map(type, flat), exact) != len(flat) and not (exact is float and {*map(type, flat)} <= {int, float}):
+    if not _types_fit(exact, flat):
         raise _refusal(name, datatype, flat)
     if exact is str:
         elements: Array = np.empty(len(flat), np.object_)
@@ -120,6 +120,10 @@ def _convert(name: str, datatype: str, flat: list[Any]) -> Array:
         return _pack(datatype, flat)
     except (struct.error, OverflowError):
         raise _refusal(name, datatype, flat) from None
+
+
+def _types_fit(exact: type, flat: list[Any]) -> bool:
+    return countOf(map(type, flat), exact) == len(flat) or (exact is float and {*map(type, flat)} <= {int, float})
 
 
 def _pack(datatype: str, flat: list[Any]) -> Array:
@@ -138,22 +142,33 @@ def _narrow(values: Array) -> Array:
 
 
 def _refusal(name: str, datatype: str, flat: list[Any]) -> InvalidArgument:
-    index, value = next((index, value) for index, value in enumerate(flat) if not _fits(datatype, value))
+    index = _first_misfit(datatype, flat)
     return InvalidArgument(
-        f"element {index} of input '{name}' must be {_expected(datatype)} for datatype {datatype}, got {_shown(value)}"
+        f"element {index} of input '{name}' must be {_expected(datatype)} for datatype {datatype}, "
+        f"got {_shown(flat[index])}"
     )
 
 
-def _fits(datatype: str, value: Any) -> bool:
-    exact = _EXACT_TYPE[datatype]
-    if type(value) is not exact and not (exact is float and type(value) is int):
+def _first_misfit(datatype: str, flat: list[Any]) -> int:
+    """By halving: to try the elements one by one takes seconds for a body within the limit."""
+    start, end = 0, len(flat)
+    while end - start > 1:
+        middle = (start + end) // 2
+        if _fit(datatype, flat[start:middle]):
+            start = middle
+        else:
+            end = middle
+    return start
+
+
+def _fit(datatype: str, elements: list[Any]) -> bool:
+    if not _types_fit(_EXACT_TYPE[datatype], elements):
         return False
-    if datatype not in _CODES:
-        return True
-    try:
-        _pack(datatype, [value])
-    except (struct.error, OverflowError):
-        return False
+    if datatype in _CODES:
+        try:
+            _pack(datatype, elements)
+        except (struct.error, OverflowError):
+            return False
     return True
 
 

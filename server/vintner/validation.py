@@ -12,8 +12,8 @@ from pathlib import Path
 
 from vintner.backend import Backends
 from vintner.errors import OperatorError
-from vintner.repository import ModelSource, find_model, load_spec, scan
-from vintner.servable import Servable
+from vintner.manager import open_servable
+from vintner.repository import ModelSource, scan
 from vintner.types import TensorSpec
 
 
@@ -46,16 +46,10 @@ def _try_versions(source: ModelSource, backends: Backends) -> Iterator[Finding]:
 
 
 def _try(source: ModelSource, version: int, backends: Backends) -> str:
-    backend, path = find_model(source, version, backends)
-    spec = replace(load_spec(source, version, path, cores=1, cache_dir=None), instances=1)
-    model = backends.get(backend).load(spec)
+    single = replace(source, config=source.config.model_copy(update={"instances": 1}))
+    servable = open_servable(single, version, backends, cores=1, cache_dir=None)
     try:
-        servable = Servable(source.name, version, model, source.config)
-    except BaseException:
-        model.close()
-        raise
-    try:
-        return f"{backend}  {_described(servable.inputs)} -> {_described(servable.outputs)}"
+        return f"{servable.platform}  {_described(servable.inputs)} -> {_described(servable.outputs)}"
     finally:
         servable.close()
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-
 from vintner.errors import ConfigError
 from vintner.model_config import InputConfig, ModelConfig, TensorConfig, VersionPolicy, read_model_config
 
@@ -163,8 +162,8 @@ def test_all_that_is_wrong_is_reported_at_once(read):
 
 
 def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path):
+    (tmp_path / "config.yaml").mkdir()
     with pytest.raises(ConfigError, match=r"^config\.yaml: Is a directory$"):
-        (tmp_path / "config.yaml").mkdir()
         read_model_config(tmp_path / "config.yaml")
 
 

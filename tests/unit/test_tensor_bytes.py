@@ -147,7 +147,7 @@ def test_the_message_for_a_wrong_size_is_tritons() -> None:
 
 @pytest.mark.parametrize("size", [0, 7, 9])
 def test_a_size_that_contradicts_the_shape_is_refused(size: int) -> None:
-    with pytest.raises(InvalidArgument, match="input byte size mismatch for input 'x'. Expected 8, got"):
+    with pytest.raises(InvalidArgument, match=r"input byte size mismatch for input 'x'\. Expected 8, got"):
         decode_raw("x", "FP32", (2,), bytes(size))
 
 

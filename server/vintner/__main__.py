@@ -1,0 +1,7 @@
+"""`python -m vintner`."""
+
+import sys
+
+from vintner.cli import main
+
+sys.exit(main())

@@ -1,0 +1,251 @@
+"""Reads a Triton `config.pbtxt` as a `ModelConfig`.
+
+What the file asks for falls in three: what is served here is mapped, what only tunes Triton is passed over with a
+warning, and everything else would change the model's answers or its interface, so it is refused. Invariant: a field
+that is set is in one of the three; one that this module has never heard of is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
+
+from vintner.errors import ConfigError
+from vintner.model_config import ModelConfig, parse_model_config
+from vintner.pb import model_config_pb2
+
+logger = logging.getLogger(__name__)
+
+Tensor = model_config_pb2.ModelInput | model_config_pb2.ModelOutput
+
+SERVED: Final = frozenset(
+    {
+        "name",
+        "platform",
+        "backend",
+        "version_policy",
+        "max_batch_size",
+        "default_model_filename",
+        "parameters",
+        "input.name",
+        "input.data_type",
+        "input.dims",
+        "output.name",
+        "output.data_type",
+        "output.dims",
+        "instance_group.name",
+        "instance_group.kind",
+        "instance_group.count",
+        "instance_group.gpus",
+        "dynamic_batching.default_queue_policy.max_queue_size",
+        "optimization.graph.level",
+        "optimization.execution_accelerators.cpu_execution_accelerator.name",
+    }
+)
+TUNING: Final = frozenset(
+    {
+        "runtime",
+        "metric_tags",
+        "model_metrics",
+        "model_warmup",
+        "response_cache",
+        "input.format",
+        "output.label_filename",
+        "instance_group.rate_limiter",
+        "instance_group.secondary_devices",
+        "instance_group.profile",
+        "instance_group.host_policy",
+        "dynamic_batching.preferred_batch_size",
+        "dynamic_batching.max_queue_delay_microseconds",
+        "dynamic_batching.preserve_ordering",
+        "dynamic_batching.priority_levels",
+        "dynamic_batching.default_priority_level",
+        "dynamic_batching.priority_queue_policy",
+        "dynamic_batching.default_queue_policy.timeout_action",
+        "dynamic_batching.default_queue_policy.default_timeout_microseconds",
+        "dynamic_batching.default_queue_policy.allow_timeout_override",
+        "optimization.priority",
+        "optimization.cuda",
+        "optimization.execution_accelerators.cpu_execution_accelerator.parameters",
+        "optimization.execution_accelerators.gpu_execution_accelerator",
+        "optimization.input_pinned_memory",
+        "optimization.output_pinned_memory",
+        "optimization.gather_kernel_buffer_threshold",
+        "optimization.eager_batching",
+    }
+)
+LOOKED_INTO: Final = frozenset(
+    {"model_transaction_policy"}  # for the sake of `decoupled: false`
+    | {path.rsplit(".", depth)[0] for path in SERVED | TUNING for depth in range(1, path.count(".") + 1)}
+)
+"""Messages whose fields are judged one by one; of all others, being there is enough."""
+
+BACKENDS: Final[Mapping[str, str]] = {
+    "openvino": "openvino",
+    "onnxruntime": "onnxruntime",
+    "onnxruntime_onnx": "onnxruntime",
+    "tensorflow": "openvino",
+    "tensorflow_savedmodel": "openvino",
+}
+"""Triton's backends and platforms, with what serves their models here: OpenVINO reads SavedModels itself."""
+
+GRAPH_LEVELS: Final[Mapping[int, str]] = {-1: "basic", 1: "extended", 2: "disable"}
+"""The levels of Triton's ONNX Runtime backend, as `graph_optimization_level`; 0, its default, is everything."""
+
+
+def read_triton_config(path: Path) -> ModelConfig:
+    """Raises ConfigError that names the file, and the line that cannot be read or the field that is not served."""
+    try:
+        config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except OSError as exc:
+        raise ConfigError(f"{path.name}: {exc.strerror}") from exc
+    except (text_format.ParseError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path.name}: {exc}") from exc
+    try:
+        _check_served(config, path)
+        document = _document(config, path)
+    except ConfigError as exc:
+        raise ConfigError(f"{path.name}: {exc}") from exc
+    return parse_model_config(document, path.name)
+
+
+def _check_served(config: Message, path: Path) -> None:
+    fields = set(_fields_set(config))
+    for field in sorted(fields & TUNING):
+        logger.warning("%s: %s has no effect here", path, field)
+    refused = sorted(fields - SERVED - TUNING)
+    if refused:
+        raise ConfigError(f"{', '.join(refused)}: not served here")
+
+
+def _fields_set(message: Message, prefix: str = "") -> Iterator[str]:
+    for field, value in message.ListFields():
+        name = f"{prefix}{field.name}"
+        if name not in LOOKED_INTO:
+            yield name
+            continue
+        for part in [value] if isinstance(value, Message) else value:
+            yield from _fields_set(part, f"{name}.")
+
+
+def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any]:
+    """The same in the keys of a `config.yaml`; None stands for a default."""
+    parameters = {key: parameter.string_value for key, parameter in config.parameters.items()}
+    reshape = parameters.pop("RESHAPE_IO_LAYERS", "NO").upper() == "YES"
+    batched = config.max_batch_size > 0
+    backend = _backend(config)
+    level = GRAPH_LEVELS.get(config.optimization.graph.level) if backend == "onnxruntime" else None
+    return {
+        "name": config.name or None,
+        "backend": backend,
+        "filename": config.default_model_filename or None,
+        "batching": {"enabled": config.HasField("dynamic_batching"), "max_batch_size": config.max_batch_size or None},
+        "queue": {"max_requests": config.dynamic_batching.default_queue_policy.max_queue_size or None},
+        "inputs": _tensors(config.input, batched, reshape),
+        "outputs": _tensors(config.output, batched, reshape=False),
+        "version_policy": _version_policy(config.version_policy),
+        "backend_options": {"graph_optimization_level": level} if level else None,
+        **_instances(config.instance_group),
+        **_parameters(parameters, path),
+    }
+
+
+def _backend(config: model_config_pb2.ModelConfig) -> str | None:
+    asked = [name for name in (config.backend, config.platform) if name]
+    for name in asked:
+        if name not in BACKENDS:
+            raise ConfigError(f"backend or platform '{name}' is not served; those that are: {', '.join(BACKENDS)}")
+    if len({BACKENDS[name] for name in asked}) > 1:
+        raise ConfigError(f"backend '{config.backend}' and platform '{config.platform}' contradict each other")
+    accelerators = config.optimization.execution_accelerators.cpu_execution_accelerator
+    if any(accelerator.name == "openvino" for accelerator in accelerators):
+        return "openvino"  # which reads ONNX itself, and needs no provider inside ONNX Runtime
+    return BACKENDS[asked[0]] if asked else None
+
+
+def _tensors(tensors: Iterable[Tensor], batched: bool, reshape: bool) -> dict[str, Any]:
+    """In Triton's `dims` the batch goes without saying where there is a `max_batch_size`."""
+    entries: dict[str, Any] = {}
+    for tensor in tensors:
+        if tensor.name in entries:
+            raise ConfigError(f"'{tensor.name}' is declared twice")
+        dims = [*([-1] if batched else []), *tensor.dims] if tensor.dims else None
+        entries[tensor.name] = {"datatype": _datatype(tensor.data_type), "dims": dims}
+        if reshape:
+            entries[tensor.name]["shape"] = dims
+    return entries
+
+
+def _datatype(data_type: model_config_pb2.DataType) -> str | None:
+    name = model_config_pb2.DataType.Name(data_type).removeprefix("TYPE_")
+    return {"INVALID": None, "STRING": "BYTES"}.get(name, name)
+
+
+def _version_policy(policy: model_config_pb2.ModelVersionPolicy) -> object:
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return "all"
+        case "latest":
+            return {"latest": policy.latest.num_versions or 1}
+        case "specific":
+            return {"specific": list(policy.specific.versions)}
+    return None
+
+
+def _instances(groups: Sequence[model_config_pb2.ModelInstanceGroup]) -> dict[str, Any]:
+    """A model is on one device here, so groups may only differ in their counts."""
+    devices = {_device(group) for group in groups}
+    if len(devices) > 1:
+        raise ConfigError(f"instance_group: a model is served on one device, not on {' and '.join(sorted(devices))}")
+    return {"device": next(iter(devices), None), "instances": sum(group.count for group in groups) or None}
+
+
+def _device(group: model_config_pb2.ModelInstanceGroup) -> str:
+    if group.kind != model_config_pb2.ModelInstanceGroup.KIND_GPU:
+        return "CPU"
+    if len(group.gpus) > 1:
+        raise ConfigError("instance_group.gpus: a model is served on one GPU")
+    return f"GPU.{group.gpus[0]}" if group.gpus else "GPU"
+
+
+def _count(text: str) -> int | None:
+    """A number of threads or streams; 0 and AUTO leave it to the runtime."""
+    return None if text.upper() == "AUTO" else int(text) or None
+
+
+def _bf16(text: str) -> str | None:
+    return "bf16" if text.upper() == "YES" else None
+
+
+PARAMETERS: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
+    "PERFORMANCE_HINT": ("performance_hint", str.lower),
+    "INFERENCE_PRECISION_HINT": ("precision", str.lower),
+    "HINT_BF16": ("precision", _bf16),
+    "ENFORCE_BF16": ("precision", _bf16),
+    "NUM_STREAMS": ("streams", _count),
+    "CPU_THROUGHPUT_STREAMS": ("streams", _count),
+    "INFERENCE_NUM_THREADS": ("threads", _count),
+    "CPU_THREADS_NUM": ("threads", _count),
+    "intra_op_thread_count": ("threads", _count),
+    "TARGET_DEVICE": ("device", str),
+}
+"""What Triton's OpenVINO (now and formerly) and ONNX Runtime backends call our keys."""
+
+
+def _parameters(parameters: Mapping[str, str], path: Path) -> dict[str, object]:
+    keys: dict[str, object] = {}
+    for name, text in parameters.items():
+        if name not in PARAMETERS:
+            logger.warning("%s: parameter '%s' has no effect here; these have: %s", path, name, ", ".join(PARAMETERS))
+            continue
+        key, convert = PARAMETERS[name]
+        try:
+            keys[key] = convert(text)
+        except ValueError:
+            raise ConfigError(f"parameter '{name}': expected a number or AUTO, got '{text}'") from None
+    return keys

@@ -1,0 +1,162 @@
+"""Wanted versus actual: loading, leases, failures and the index, on the in-memory backend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_backend import FakeBackend, fake_model, write_model
+from vintner.backend import Backends
+from vintner.errors import InvalidArgument, ModelNotReady, NotFound
+from vintner.manager import Manager
+from vintner.repository import scan
+from vintner.types import Request, Tensor
+
+WAIT = 10.0
+
+
+class World:
+    """A repository, the in-memory backend, and a manager over both."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.backend = FakeBackend()
+        self.backends = Backends(made={"fake": self.backend})
+        self.manager = Manager(self.backends)
+
+    def settle(self) -> Manager:
+        """Makes what lies in the repository the wanted state, and waits for it."""
+        self.manager.aspire(scan([self.root], self.backends))
+        assert self.manager.settled.wait(WAIT)
+        return self.manager
+
+    def states(self) -> dict[str, str]:
+        return {f"{entry.name}/{entry.version}": entry.state.value for entry in self.manager.index()}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.manager.stop(WAIT)
+
+
+def test_the_default_version_is_the_highest_ready_one(world: World) -> None:
+    for version, document in (("1", None), ("2", None), ("10", {**fake_model(), "fail": "too new"})):
+        write_model(world.root / "m" / version, document)
+    (world.root / "m" / "config.yaml").write_text("version_policy: all")
+    manager = world.settle()
+    lease = manager.lease("m")
+    assert lease.version == "2"
+    lease.release()
+    assert manager.ready_versions("m") == ["1", "2"]
+
+
+def test_a_model_that_fails_is_reported_and_does_not_stop_the_others(world: World) -> None:
+    write_model(world.root / "good")
+    write_model(world.root / "bad" / "1", {**fake_model(), "fail": "the weights are missing"})
+    (world.root / "odd").mkdir()
+    manager = world.settle()
+    assert world.states() == {"bad/1": "UNAVAILABLE", "good/1": "READY", "odd/": "UNAVAILABLE"}
+    manager.lease("good").release()
+    with pytest.raises(ModelNotReady, match="the weights are missing"):
+        manager.lease("bad")
+    with pytest.raises(ModelNotReady, match="no model recognised"):
+        manager.lease("odd")
+    assert any("the weights are missing" in reason for reason in manager.holdups(strict=True))
+    assert manager.holdups(strict=False) == []
+
+
+def test_an_unknown_model_or_version_is_not_found(world: World) -> None:
+    write_model(world.root / "m" / "3")
+    manager = world.settle()
+    with pytest.raises(NotFound, match="unknown model: 'n'"):
+        manager.lease("n")
+    with pytest.raises(NotFound, match="version 2"):
+        manager.lease("m", "2")
+    for odd in ("x", "-1", "²", "1.0"):
+        with pytest.raises(InvalidArgument, match="positive integer"):
+            manager.lease("m", odd)
+
+
+def test_a_configuration_that_contradicts_the_model_fails_the_load_and_frees_it(world: World) -> None:
+    write_model(world.root / "m")
+    (world.root / "m" / "config.yaml").write_text("inputs: {inptu: {name: x}}")
+    manager = world.settle()
+    with pytest.raises(ModelNotReady, match="did you mean 'input'"):
+        manager.lease("m")
+    assert world.backend.loaded[0].times_closed == 1
+
+
+def test_a_lease_keeps_a_version_loaded_until_it_comes_back(world: World) -> None:
+    write_model(world.root / "m")
+    manager = world.settle()
+    lease = manager.lease("m")
+    stopping = threading.Thread(target=manager.stop, args=(WAIT,))
+    stopping.start()
+    inputs = {"input": Tensor("FP32", np.ones((1, 4), np.float32))}
+    assert lease.infer(Request("m", "", inputs)).outputs["output"].array.tolist() == [[2.0] * 4]
+    assert not world.backend.loaded[0].closed
+    lease.release()
+    stopping.join(WAIT)
+    assert world.backend.loaded[0].times_closed == 1
+
+
+def test_a_lease_that_never_comes_back_does_not_hold_up_the_end_for_ever(world: World) -> None:
+    write_model(world.root / "m")
+    lease = world.settle().lease("m")
+    assert not world.manager.stop(0.05)
+    lease.release()
+
+
+def test_a_new_scan_loads_what_is_new_before_it_unloads_what_is_old(world: World) -> None:
+    write_model(world.root / "m" / "1")
+    manager = world.settle()
+    write_model(world.root / "m" / "2")
+    unloaded = threading.Event()
+    manager.subscribe(lambda: unloaded.set() if world.states() == {"m/1": "UNAVAILABLE", "m/2": "READY"} else None)
+    manager.aspire(scan([world.root], world.backends))
+    assert unloaded.wait(WAIT)
+    assert manager.ready_versions("m") == ["2"]
+    assert [model.times_closed for model in world.backend.loaded] == [1, 0]
+
+
+def test_readiness_once_reached_survives_a_new_version_that_fails(world: World) -> None:
+    write_model(world.root / "m" / "1")
+    manager = world.settle()
+    assert manager.holdups(strict=True) == []
+    write_model(world.root / "m" / "2", {**fake_model(), "fail": "broken"})
+    failed = threading.Event()
+    manager.subscribe(lambda: failed.set() if world.states().get("m/2") == "UNAVAILABLE" else None)
+    manager.aspire(scan([world.root], world.backends))
+    assert failed.wait(WAIT)
+    assert manager.holdups(strict=True) == []
+    assert manager.ready_versions("m") == ["1"]
+
+
+def test_nothing_is_ready_before_the_repository_was_read(world: World) -> None:
+    assert world.manager.holdups(strict=False) == ["the model repository has not been read yet"]
+
+
+def test_a_model_that_is_still_loading_says_so(world: World) -> None:
+    write_model(world.root / "m")
+    entered, gate = threading.Event(), threading.Event()
+    load = world.backend.load
+
+    def slow(spec: object) -> object:
+        entered.set()
+        assert gate.wait(WAIT)
+        return load(spec)
+
+    world.backend.load = slow
+    world.manager.aspire(scan([world.root], world.backends))
+    assert entered.wait(WAIT)
+    with pytest.raises(ModelNotReady, match="LOADING"):
+        world.manager.lease("m")
+    assert world.manager.holdups(strict=False) == ["model 'm' version 1 is LOADING"]
+    gate.set()
+    assert world.manager.settled.wait(WAIT)
+    world.manager.lease("m").release()
