@@ -48,7 +48,7 @@ class IndexEntry:
 def open_servable(
     source: ModelSource, version: int, backends: Backends, cores: int, cache_dir: Path | None
 ) -> Servable:
-    """Loads one version. Raises OperatorError with the reason if it cannot be loaded or contradicts its configuration."""
+    """Loads one version. Raises OperatorError with the reason if it cannot be, or contradicts its configuration."""
     backend, path = find_model(source, version, backends)
     model = backends.get(backend).load(load_spec(source, version, path, cores, cache_dir))
     try:

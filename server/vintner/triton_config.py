@@ -95,7 +95,7 @@ BACKENDS: Final[Mapping[str, str]] = {
 """Triton's backends and platforms, with what serves their models here: OpenVINO reads SavedModels itself."""
 
 GRAPH_LEVELS: Final[Mapping[int, str]] = {-1: "basic", 1: "extended", 2: "disable"}
-"""The levels of Triton's ONNX Runtime backend, as `graph_optimization_level`; 0, its default, is everything."""
+"""The levels of Triton's ONNX Runtime backend, as `graph_optimization`; 0, its default, is everything."""
 
 
 def read_triton_config(path: Path) -> ModelConfig:
@@ -149,7 +149,7 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
         "inputs": _tensors(config.input, batched, reshape),
         "outputs": _tensors(config.output, batched, reshape=False),
         "version_policy": _version_policy(config.version_policy),
-        "backend_options": {"graph_optimization_level": level} if level else None,
+        "backend_options": {"graph_optimization": level} if level else None,
         **_instances(config.instance_group),
         **_parameters(parameters, path),
     }

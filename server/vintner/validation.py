@@ -20,7 +20,7 @@ from vintner.types import TensorSpec
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What became of one version, or of a whole model (`version` None). A good one has no problem, and its detail is
-    `backend  inputs -> outputs`, in the names that clients use."""
+    `platform  inputs -> outputs`, in the names that clients use."""
 
     model: str
     version: int | None

@@ -182,7 +182,7 @@ def test_inputs_are_reshaped_to_their_dims_if_a_parameter_says_so(read: Read):
 @pytest.mark.parametrize(("level", "name"), [(-1, "basic"), (1, "extended"), (2, "disable")])
 def test_the_graph_level_goes_to_onnx_runtime(read: Read, level: int, name: str):
     options = read(f'backend: "onnxruntime" optimization {{ graph {{ level: {level} }} }}').backend_options
-    assert options == {"graph_optimization_level": name}
+    assert options == {"graph_optimization": name}
 
 
 def test_a_model_file_may_be_named(read: Read):

@@ -1,0 +1,172 @@
+"""OpenVINO: loads IR, ONNX, TensorFlow, TensorFlow Lite and PaddlePaddle models and compiles each once.
+
+Knows nothing of requests; `openvino_instance` runs them. Invariant: nothing is written beside a model.
+What the library does not tell: on a CPU it computes INT64 and UINT64 in 32 bits and FP64 in FP32, and where
+the hardware has bfloat16 it computes FP32 models in that, unless `precision` says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import openvino as ov
+
+from vintner.backend import Device, LoadSpec
+from vintner.errors import LoadError, nearest
+from vintner.types import TensorSpec
+from vintner_backends.cpu_budget import CpuBudget, cpu_budget
+from vintner_backends.discovery import choose, require_companion
+from vintner_backends.openvino_config import check_device, compile_properties, is_cpu, read_properties
+from vintner_backends.openvino_instance import OpenVINOInstance, reason
+from vintner_backends.openvino_strings import carry_strings_as_bytes
+
+PLATFORMS: Final[Mapping[str, str]] = {
+    ".xml": "openvino_ir",
+    ".onnx": "onnx_onnxv1",
+    ".tflite": "tflite",
+    ".pdmodel": "paddle",
+}
+"""By suffix; a TensorFlow SavedModel is a directory."""
+SAVED_MODEL: Final = "saved_model.pb"
+WEIGHTS: Final[Mapping[str, str]] = {".xml": ".bin", ".pdmodel": ".pdiparams"}
+PREFERRED: Final = ("model.xml", "model.onnx", "model.savedmodel", "model.tflite", "model.pdmodel")
+DATATYPES: Final[Mapping[str, str]] = {
+    "boolean": "BOOL",
+    "u8": "UINT8",
+    "u16": "UINT16",
+    "u32": "UINT32",
+    "u64": "UINT64",
+    "i8": "INT8",
+    "i16": "INT16",
+    "i32": "INT32",
+    "i64": "INT64",
+    "f16": "FP16",
+    "f32": "FP32",
+    "f64": "FP64",
+    "bf16": "BF16",
+    "string": "BYTES",
+}
+
+
+class OpenVINOBackend:
+    """One `ov.Core` for all models; OpenVINO locks it itself."""
+
+    def __init__(self) -> None:
+        self._core = ov.Core()
+
+    def find(self, directory: Path) -> Path | None:
+        if (directory / SAVED_MODEL).is_file():
+            return directory
+        model = choose([entry for entry in directory.iterdir() if is_model(entry)], PREFERRED)
+        if model is not None and model.suffix in WEIGHTS:
+            require_companion(model, WEIGHTS[model.suffix])
+        return model
+
+    def load(self, spec: LoadSpec) -> OpenVINOModel:
+        check_device(self._core, spec.device)
+        budget = cpu_budget(spec)
+        properties = compile_properties(self._core, spec, budget)
+        with library_errors(spec.path):
+            model = self._core.read_model(spec.path, config=read_properties(spec))
+        reshape(model, spec.shapes)
+        inputs, outputs = tensor_specs(model.inputs, "input"), tensor_specs(model.outputs, "output")
+        carry_strings_as_bytes(model)
+        with library_errors(spec.path):
+            compiled = self._core.compile_model(model, spec.device, properties)
+            requests = [compiled.create_infer_request() for _ in range(slots(spec, budget, compiled))]
+        instances = [OpenVINOInstance(request, inputs, outputs) for request in requests]
+        return OpenVINOModel(PLATFORMS.get(spec.path.suffix, "tensorflow_savedmodel"), inputs, outputs, instances)
+
+    def devices(self) -> Sequence[Device]:
+        core = self._core
+        return [Device(name, core.get_property(name, "FULL_DEVICE_NAME")) for name in core.available_devices]
+
+
+class OpenVINOModel:
+    """A compiled model: it lives as long as one of its infer requests does."""
+
+    def __init__(
+        self,
+        platform: str,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        instances: Sequence[OpenVINOInstance],
+    ) -> None:
+        self.platform = platform
+        self.inputs = inputs
+        self.outputs = outputs
+        self.instances = instances
+
+    def close(self) -> None:
+        for instance in self.instances:
+            instance.close()
+        self.instances = ()
+
+
+@contextmanager
+def library_errors(path: Path) -> Iterator[None]:
+    """Turns what OpenVINO raises into a LoadError that names the file without the path to it."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError) as exc:
+        raise LoadError(reason(exc).replace(f"{path.parent}/", "")) from exc
+
+
+def is_model(entry: Path) -> bool:
+    return (entry / SAVED_MODEL).is_file() if entry.is_dir() else entry.suffix in PLATFORMS
+
+
+def slots(spec: LoadSpec, budget: CpuBudget, compiled: ov.CompiledModel) -> int:
+    asked = budget.instances if is_cpu(spec.device) else spec.instances
+    optimal: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+    return asked or optimal
+
+
+def reshape(model: ov.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Gives inputs other shapes. Raises LoadError for an input that is not there, or a shape that does not fit."""
+    names = port_names(model.inputs, "input")
+    for name in shapes:
+        if name not in names:
+            raise LoadError(f"the model has no input '{name}' to reshape{nearest(name, names)}")
+    wanted = {port: list(shapes[name]) for name, port in zip(names, model.inputs, strict=True) if name in shapes}
+    if not wanted:
+        return
+    try:
+        model.reshape(wanted)
+    except RuntimeError as exc:
+        given = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise LoadError(f"the model cannot take the shape {given}: {reason(exc)}") from exc
+
+
+def tensor_specs(ports: Sequence[Any], kind: str) -> list[TensorSpec]:
+    names = port_names(ports, kind)
+    return [tensor_spec(name, port, kind) for name, port in zip(names, ports, strict=True)]
+
+
+def port_names(ports: Sequence[Any], kind: str) -> list[str]:
+    """The tensors' names. One that has none, or that another has already, is called by its place: `output_1`."""
+    names: list[str] = []
+    for index, port in enumerate(ports):
+        name = port.any_name if port.names else ""
+        names.append(name if name and name not in names else f"{kind}_{index}")
+    return names
+
+
+def tensor_spec(name: str, port: Any, kind: str) -> TensorSpec:
+    """Raises LoadError for a type that KServe has no name for. An output whose rank is open is given as [-1]."""
+    type_name = port.get_element_type().get_type_name()
+    if type_name not in DATATYPES:
+        raise LoadError(f"{kind} '{name}' is of type {type_name}, which has no KServe datatype")
+    shape = port.get_partial_shape()
+    if shape.rank.is_static:
+        return TensorSpec(name, DATATYPES[type_name], tuple(extent(dimension) for dimension in shape))
+    if kind == "input":
+        raise LoadError(f"input '{name}' leaves its number of dimensions open; give its shape in config.yaml")
+    return TensorSpec(name, DATATYPES[type_name], (-1,))
+
+
+def extent(dimension: Any) -> int:
+    return dimension.get_length() if dimension.is_static else -1

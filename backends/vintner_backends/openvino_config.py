@@ -1,0 +1,86 @@
+"""A `LoadSpec` in terms of OpenVINO's devices and properties.
+
+Knows no model and compiles nothing. Invariant: a property that Vintner has a setting for is set from that setting
+alone, so no `backend_options` can go past the core budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import openvino as ov
+
+from vintner.backend import LoadSpec
+from vintner.errors import LoadError, nearest
+from vintner_backends.cpu_budget import CpuBudget
+
+COMPOSITE: Final = ("AUTO", "HETERO", "MULTI", "BATCH")
+SETTINGS: Final[Mapping[str, str]] = {
+    "CACHE_DIR": "cache_dir",
+    "DEVICE_PROPERTIES": "streams, threads and precision",
+    "INFERENCE_NUM_THREADS": "threads",
+    "INFERENCE_PRECISION_HINT": "precision",
+    "NUM_STREAMS": "streams",
+    "PERFORMANCE_HINT": "performance_hint",
+}
+"""Properties that have a setting of their own, with its name."""
+
+
+def is_cpu(device: str) -> bool:
+    return device.split(".")[0] == "CPU"
+
+
+def check_device(core: ov.Core, device: str) -> None:
+    """Raises LoadError if a device that the string names is not here; the message lists those that are."""
+    available = core.available_devices
+    for part in named_devices(device):
+        if not any(part == one or one.startswith(f"{part}.") or part == f"{one}.0" for one in available):
+            raise LoadError(f"device '{part}' is not available here; OpenVINO sees {', '.join(available) or 'none'}")
+
+
+def named_devices(device: str) -> Iterator[str]:
+    """The devices in `GPU.1`, `AUTO:-NPU,GPU,CPU`, `MULTI:GPU(4),CPU`, …; one that is excluded need not exist."""
+    head, _, listed = device.partition(":")
+    parts = listed.split(",") if listed else []
+    yield from (part.strip().split("(")[0] for part in parts if not part.strip().startswith("-"))
+    if head not in COMPOSITE:
+        yield head
+
+
+def compile_properties(core: ov.Core, spec: LoadSpec, budget: CpuBudget) -> dict[str, Any]:
+    """What to compile with. Raises LoadError for an option that the device has no property for.
+
+    The processor's own properties go under its name: they hold where AUTO, HETERO or MULTI use it too, and other
+    devices, which reject them, do not see them.
+    """
+    check_options(core, spec)
+    processor = {
+        "INFERENCE_NUM_THREADS": budget.threads,
+        # Pinned models of one thread each all sit on the first core, and leave the others idle.
+        "ENABLE_CPU_PINNING": spec.options.get("ENABLE_CPU_PINNING", False),
+    }
+    properties: dict[str, Any] = {"PERFORMANCE_HINT": spec.performance_hint.upper()}
+    streams = spec.streams or (budget.instances if is_cpu(spec.device) else None)
+    if streams is not None:
+        properties["NUM_STREAMS"] = streams
+    if spec.precision is not None:
+        properties["INFERENCE_PRECISION_HINT"] = spec.precision
+    if spec.cache_dir is not None:
+        properties["CACHE_DIR"] = str(spec.cache_dir)
+    return {**properties, **spec.options, "DEVICE_PROPERTIES": {"CPU": processor}}
+
+
+def read_properties(spec: LoadSpec) -> dict[str, Any]:
+    """What to read the model with. Mapped weights kill the process with SIGBUS if their file is cut short later."""
+    return {"ENABLE_MMAP": spec.options.get("ENABLE_MMAP", False)}
+
+
+def check_options(core: ov.Core, spec: LoadSpec) -> None:
+    device = spec.device.partition(":")[0]
+    known = {*core.get_property(device, "SUPPORTED_PROPERTIES"), "ENABLE_CPU_PINNING", "ENABLE_MMAP"}
+    for option in spec.options:
+        if option in SETTINGS:
+            raise LoadError(f"backend option '{option}' has a setting of its own: {SETTINGS[option]}")
+        if option not in known:
+            raise LoadError(f"{device} has no property '{option}'{nearest(option, known - set(SETTINGS))}")

@@ -1,0 +1,138 @@
+"""One infer request, and the shortest way through it: arrays in, arrays out.
+
+Knows no model files and no properties. Invariant: every input is given anew before each run, so a request never reads
+memory of a request before it, and every output is a copy that its caller owns.
+
+Measured on one core with a 16-64-4 network, as a share of what `infer({name: array}, share_inputs=True)` takes: 0.75
+with an `ov.Tensor` for each call, 0.45 with a copy into the request's own memory, which spares OpenVINO the work of
+taking a new tensor. From about 256 KiB on, the copy costs more than the new tensor does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import openvino as ov
+
+from vintner.errors import BackendError
+from vintner.types import Array, TensorSpec
+from vintner_backends.openvino_strings import INPUT_PARTS, OUTPUT_PARTS, first_indices, join_strings, split_strings
+
+SHARED_FROM = 256 * 1024
+"""Bytes from which an input is lent to OpenVINO instead of copied."""
+
+
+def reason(error: Exception) -> str:
+    """OpenVINO's message in one line, without the lines that say where in its source it was raised."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return " ".join(telling or filter(None, lines)) or type(error).__name__
+
+
+class Feed(Protocol):
+    """Brings the array of one input into the request."""
+
+    def give(self, array: Array) -> None: ...
+
+
+class NumericFeed:
+    """Copies small arrays into the request's own tensor, and lends it large ones.
+
+    `ov.Tensor(array, shared_memory=True)` refuses a read-only array. The constructor with shape and type takes it,
+    keeps no reference and knows BF16, so it serves for all; OpenVINO does not write to inputs.
+    """
+
+    __slots__ = ("_index", "_lent", "_memory", "_own", "_request", "_type")
+
+    def __init__(self, request: ov.InferRequest, index: int) -> None:
+        self._request = request
+        self._index = index
+        self._own = request.get_input_tensor(index)
+        self._type = self._own.get_element_type()
+        self._memory: Array | None = None
+        self._lent = False
+
+    def give(self, array: Array) -> None:
+        if array.nbytes >= SHARED_FROM:
+            self._lend(array)
+            return
+        memory = self._memory
+        if memory is None or memory.shape != array.shape:
+            memory = self._reserve(array)
+        memory[...] = array
+
+    def _lend(self, array: Array) -> None:
+        self._request.set_input_tensor(self._index, ov.Tensor(array, array.shape, self._type))
+        self._lent = True
+        self._memory = None
+
+    def _reserve(self, array: Array) -> Array:
+        if self._lent:
+            self._request.set_input_tensor(self._index, self._own)
+            self._lent = False
+        if tuple(self._own.shape) != array.shape:
+            self._own.shape = array.shape
+        self._memory = self._own.data.view(array.dtype)
+        return self._memory
+
+
+class StringFeed:
+    """Gives the three parts of a string input; holds them, because the request does not."""
+
+    __slots__ = ("_first", "_parts", "_request")
+
+    def __init__(self, request: ov.InferRequest, first: int) -> None:
+        self._request = request
+        self._first = first
+        self._parts: Sequence[Array] = ()
+
+    def give(self, array: Array) -> None:
+        self._parts = split_strings(array)
+        for index, (part, kind) in enumerate(zip(self._parts, (ov.Type.i64, ov.Type.i64, ov.Type.u8), strict=True)):
+            self._request.set_input_tensor(self._first + index, ov.Tensor(part, part.shape, kind))
+
+
+class OpenVINOInstance:
+    """One infer request of a compiled model. `run` releases the interpreter lock while OpenVINO computes."""
+
+    def __init__(self, request: ov.InferRequest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        self._infer: Callable[[], Any] = request.infer
+        indices = first_indices([spec.datatype for spec in inputs], INPUT_PARTS)
+        self._feeds = [(spec.name, feed(spec, request, index)) for spec, index in zip(inputs, indices, strict=True)]
+        self._outputs = outputs
+        self._names = [spec.name for spec in outputs]
+        self._plain = all(spec.datatype not in ("BF16", "BYTES") for spec in outputs)
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        try:
+            for name, give in self._feeds:
+                give(inputs[name])
+            results = self._infer().to_tuple()
+        except RuntimeError as exc:
+            raise BackendError(reason(exc)) from exc
+        if self._plain:
+            return dict(zip(self._names, results, strict=True))
+        return self._converted(results)
+
+    def close(self) -> None:
+        """Lets go of the request."""
+        self._feeds.clear()
+        del self._infer
+
+    def _converted(self, results: Sequence[Array]) -> dict[str, Array]:
+        firsts = first_indices([spec.datatype for spec in self._outputs], OUTPUT_PARTS)
+        return {spec.name: converted(spec, results, first) for spec, first in zip(self._outputs, firsts, strict=True)}
+
+
+def feed(spec: TensorSpec, request: ov.InferRequest, index: int) -> Callable[[Array], None]:
+    kind: Feed = StringFeed(request, index) if spec.datatype == "BYTES" else NumericFeed(request, index)
+    return kind.give
+
+
+def converted(spec: TensorSpec, results: Sequence[Array], first: int) -> Array:
+    """One output in KServe's terms: strings from their parts, BF16 as the bit pattern that NumPy has no dtype for."""
+    if spec.datatype == "BYTES":
+        return join_strings(*results[first : first + OUTPUT_PARTS])
+    return results[first].view(np.uint16) if spec.datatype == "BF16" else results[first]

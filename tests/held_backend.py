@@ -1,0 +1,64 @@
+"""A third party's backend: the in-memory one, with runs that a test in another process can hold up.
+
+`install` makes a wheel of it, as a third party would, and installs it into a directory for PYTHONPATH. A run waits
+for a shared lock on the file `hold` in the model's directory, so a test that locks that file exclusively holds it up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fake_backend import FakeBackend, FakeModel
+
+from vintner.backend import LoadSpec
+
+TESTS = Path(__file__).parent
+HOLD = "hold"
+
+
+class HeldBackend(FakeBackend):
+    """Every run of a model waits while its `hold` file is locked; a `poison` file makes it fail."""
+
+    def load(self, spec: LoadSpec) -> FakeModel:
+        directory = spec.path.parent
+        model = super().load(spec)
+
+        def gate() -> None:
+            if (directory / "poison").exists():
+                raise RuntimeError("a bug in the backend")
+            with (directory / HOLD).open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+
+        model.gate = gate
+        return model
+
+
+@contextmanager
+def held(version_directory: Path) -> Iterator[None]:
+    """Holds up the runs of a model until the end of the block."""
+    with (version_directory / HOLD).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def install(target: Path) -> Path:
+    """Installs the backend as the distribution `vintner-held`; returns the directory for PYTHONPATH."""
+    wheel = target / "vintner_held-1.0-py3-none-any.whl"
+    info = "vintner_held-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for module in ("held_backend.py", "fake_backend.py"):
+            archive.write(TESTS / module, module)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: vintner-held\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/entry_points.txt", "[vintner.backends]\nheld = held_backend:HeldBackend\n")
+        archive.writestr(f"{info}/RECORD", "")
+    site = target / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(site)]
+    subprocess.run([*pip, str(wheel)], check=True, timeout=120)
+    return site
