@@ -95,7 +95,12 @@ def module(file: FileDescriptorProto) -> str:
 
 
 def stub(text: str) -> str:
-    return re.sub(r"^import (\w+_pb2) as", r"from vintner.pb import \1 as", text, flags=re.MULTILINE)
+    """protoc knows nothing of packages, and does not annotate all that mypy's strict mode wants annotated.
+
+    Its `**kwargs` stands for fields with the name of a Python keyword.
+    """
+    text = re.sub(r"^import (\w+_pb2) as", r"from vintner.pb import \1 as", text, flags=re.MULTILINE)
+    return text.replace("_Mapping]", "_Mapping[str, object]]").replace("**kwargs)", "**kwargs: object)")
 
 
 def module_name(source: str) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnxruntime
-
 from vintner.backend import Device, LoadSpec
 from vintner.errors import LoadError
 from vintner.types import TensorSpec
+
 from vintner_backends.discovery import choose
 from vintner_backends.onnxruntime_config import SUFFIX, Provider, check_supported, providers, session_options, threads
 from vintner_backends.onnxruntime_instance import BoundInstance, OnnxRuntimeInstance, reason

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import onnxruntime
-
 from vintner.backend import LoadSpec
 from vintner.errors import LoadError, nearest
+
 from vintner_backends.cpu_budget import cpu_budget
 
 SUFFIX: Final = "ExecutionProvider"

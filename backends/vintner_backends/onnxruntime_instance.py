@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-
 from vintner.errors import BackendError, InvalidArgument
 from vintner.types import Array, TensorSpec
 

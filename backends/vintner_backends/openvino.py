@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import openvino as ov
-
 from vintner.backend import Device, LoadSpec
 from vintner.errors import LoadError, nearest
 from vintner.types import TensorSpec
+
 from vintner_backends.cpu_budget import CpuBudget, cpu_budget
 from vintner_backends.discovery import choose, require_companion
 from vintner_backends.openvino_config import check_device, compile_properties, is_cpu, read_properties
-from vintner_backends.openvino_instance import OpenVINOInstance, reason
+from vintner_backends.openvino_instance import OpenVINOInstance, StringInstance, reason
 from vintner_backends.openvino_strings import carry_strings_as_bytes
 
 PLATFORMS: Final[Mapping[str, str]] = {
@@ -77,7 +77,8 @@ class OpenVINOBackend:
         with library_errors(spec.path):
             compiled = self._core.compile_model(model, spec.device, properties)
             requests = [compiled.create_infer_request() for _ in range(slots(spec, budget, compiled))]
-        instances = [OpenVINOInstance(request, inputs, outputs) for request in requests]
+        kind = StringInstance if any(tensor.datatype == "BYTES" for tensor in inputs) else OpenVINOInstance
+        instances = [kind(request, inputs, outputs) for request in requests]
         return OpenVINOModel(PLATFORMS.get(spec.path.suffix, "tensorflow_savedmodel"), inputs, outputs, instances)
 
     def devices(self) -> Sequence[Device]:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import openvino as ov
-
 from vintner.backend import LoadSpec
 from vintner.errors import LoadError, nearest
+
 from vintner_backends.cpu_budget import CpuBudget
 
 COMPOSITE: Final = ("AUTO", "HETERO", "MULTI", "BATCH")

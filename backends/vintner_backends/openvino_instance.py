@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import openvino as ov
-
 from vintner.errors import BackendError
 from vintner.types import Array, TensorSpec
+
 from vintner_backends.openvino_strings import INPUT_PARTS, OUTPUT_PARTS, first_indices, join_strings, split_strings
 
 SHARED_FROM = 256 * 1024
@@ -124,6 +124,32 @@ class OpenVINOInstance:
     def _converted(self, results: Sequence[Array]) -> dict[str, Array]:
         firsts = first_indices([spec.datatype for spec in self._outputs], OUTPUT_PARTS)
         return {spec.name: converted(spec, results, first) for spec, first in zip(self._outputs, firsts, strict=True)}
+
+
+class StringInstance(OpenVINOInstance):
+    """An infer request of a model that takes strings.
+
+    OpenVINO skips what unpacks strings if there are none, and the nodes behind it read a shape that nobody wrote. So
+    a batch without rows is answered from a run with one row of empty strings, cut off the outputs.
+    """
+
+    def __init__(self, request: ov.InferRequest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        super().__init__(request, inputs, outputs)
+        self._strings = [spec.name for spec in inputs if spec.datatype == "BYTES"]
+        self._has_rows = all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        if all(inputs[name].size for name in self._strings):
+            return super().run(inputs)
+        if not self._has_rows or any(array.shape[0] or 0 in array.shape[1:] for array in inputs.values()):
+            raise BackendError("OpenVINO cannot run this model on a tensor that holds no strings")
+        one_row = {name: empty_row(array) for name, array in inputs.items()}
+        return {name: output[:0] for name, output in super().run(one_row).items()}
+
+
+def empty_row(array: Array) -> Array:
+    extents = (1, *array.shape[1:])
+    return np.full(extents, b"", np.object_) if array.dtype == np.object_ else np.zeros(extents, array.dtype)
 
 
 def feed(spec: TensorSpec, request: ov.InferRequest, index: int) -> Callable[[Array], None]:

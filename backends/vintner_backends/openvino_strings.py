@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import openvino as ov
 from openvino import opset15
-
 from vintner.types import Array, element_count
 
 INPUT_PARTS = 3

@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 SERVICE_NAME = "inference.GRPCInferenceService"
 
+NO_DEADLINE = 365 * 86400.0
+"""Seconds that nobody means: grpcio reports a call without a deadline as one in some centuries."""
+
 Handler = Callable[[Any, Any], Message]
 
 
@@ -154,7 +157,7 @@ class _Handlers:
             self._service.reject(exc, "grpc")
             raise
         remaining = context.time_remaining()
-        if remaining is not None:
+        if remaining is not None and remaining < NO_DEADLINE:
             request.deadline = time.monotonic() + remaining
         request.cancellation = _CallCancellation(context)
         return codec.encode_infer(self._service.infer(request, "grpc"))

@@ -28,6 +28,9 @@ from vintner.types import Array, Cancellation
 
 logger = logging.getLogger(__name__)
 
+LONGEST_WAIT = 365 * 86400.0
+"""Seconds; a lock refuses waits that the platform's clock cannot hold."""
+
 Arrays = Mapping[str, Array]
 
 
@@ -126,7 +129,9 @@ class Scheduler:
         assert call.wakeup is not None
         if call.cancellation is not None:
             call.cancellation.on_cancel(lambda: self._withdraw(call, Cancelled("the client cancelled the request")))
-        timeout = -1.0 if call.deadline is None else max(0.0, call.deadline - time.monotonic())
+        timeout = -1.0
+        if call.deadline is not None:
+            timeout = min(max(0.0, call.deadline - time.monotonic()), LONGEST_WAIT)
         if not call.wakeup.acquire(timeout=timeout):
             self._withdraw(call, DeadlineExceeded("the deadline passed while the request waited or ran"))
         if call.cancellation is not None:

@@ -173,6 +173,13 @@ def test_an_expired_request_leaves_the_queue_and_is_not_run(bench: Bench) -> Non
     assert bench.instance.batches == [[0.0]]
 
 
+def test_a_deadline_in_centuries_is_no_deadline(bench: Bench) -> None:
+    bench.occupy()
+    waiting = bench.queue(call(1.0, deadline=1e12))
+    bench.release(2)
+    assert waiting.result(WAIT) == [2.0]
+
+
 def test_a_deadline_that_passes_while_the_batch_runs_does_not_harm_the_others(bench: Bench) -> None:
     import time
 

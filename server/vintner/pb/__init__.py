@@ -6,7 +6,7 @@ difference: their descriptors are in `vintner.pb.pool.POOL`. Every client of the
 `inference` into protobuf's default pool, where a second one would be an error, or none at all if it came first and
 were a little different. So the default pool never hears of ours, and a client and the server can share a process.
 
-Two consequences: a message of ours and a client's of the same name are of different classes, and only their bytes
-can be exchanged; and whoever looks a descriptor up by name (gRPC's server reflection, say) has to ask POOL.
-Nothing in this package knows gRPC.
+The consequences: a message of ours and a client's of the same name are of different classes, and are exchanged as
+bytes; whoever looks a descriptor up by name (gRPC's server reflection, say) has to ask POOL; and messages are not to
+be pickled, because protobuf looks for the classes of nested ones in the default pool. Nothing here knows gRPC.
 """

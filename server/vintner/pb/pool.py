@@ -21,7 +21,7 @@ POOL: Final = DescriptorPool()
 
 
 def define(module: str, serialized_file: bytes) -> dict[str, Any]:
-    """Put a `.proto` file into POOL; the names that the generated module of that name has are returned.
+    """Put a `.proto` file into POOL. Returned is what the generated module contains: descriptor, classes, enum values.
 
     Raises TypeError if a file that this one imports is not in POOL yet, or if POOL has another file of its name.
     """
@@ -37,7 +37,7 @@ def _enums(file: FileDescriptor) -> Iterator[tuple[str, Any]]:
 
 
 def _message_class(message: Descriptor, module: str, scope: str = "") -> GeneratedProtocolMessageType:
-    """The class of a message and, as its attributes, of those inside it. `module` and `scope` make it picklable."""
+    """The class of a message and, as its attributes, of those inside it. `module` and `scope` are for its repr."""
     path = scope + message.name
     nested = {name: _message_class(inner, module, f"{path}.") for name, inner in message.nested_types_by_name.items()}
     names = {**nested, "DESCRIPTOR": message, "__module__": module, "__qualname__": path}

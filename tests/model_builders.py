@@ -1,0 +1,134 @@
+"""Small models for tests, built anew for each. A builder writes one into a directory and returns its path.
+
+`doubling` models have one input `input` and one output `output`: twice the input for numbers, the input itself for
+BOOL and BYTES, so that a run's answer can be told from its question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino as ov
+from onnx import TensorProto, helper, numpy_helper
+from openvino import opset15
+
+OPENVINO_TYPES = {
+    "BOOL": ov.Type.boolean,
+    "UINT8": ov.Type.u8,
+    "UINT16": ov.Type.u16,
+    "UINT32": ov.Type.u32,
+    "UINT64": ov.Type.u64,
+    "INT8": ov.Type.i8,
+    "INT16": ov.Type.i16,
+    "INT32": ov.Type.i32,
+    "INT64": ov.Type.i64,
+    "FP16": ov.Type.f16,
+    "FP32": ov.Type.f32,
+    "FP64": ov.Type.f64,
+    "BF16": ov.Type.bf16,
+    "BYTES": ov.Type.string,
+}
+ONNX_TYPES = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "BF16": TensorProto.BFLOAT16,
+    "BYTES": TensorProto.STRING,
+}
+COPIED = ("BOOL", "BYTES")
+
+
+def save_openvino(directory: Path, model: ov.Model, name: str = "model.xml") -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    ov.save_model(model, directory / name, compress_to_fp16=False)
+    return directory / name
+
+
+def openvino_parameter(datatype: str = "FP32", shape: Sequence[int] = (-1, 4), name: str = "input") -> ov.Node:
+    return opset15.parameter(list(shape), OPENVINO_TYPES[datatype], name=name)
+
+
+def openvino_result(node: ov.Node, name: str = "output") -> ov.Node:
+    node.output(0).set_names({name})
+    return opset15.result(node)
+
+
+def openvino_doubling(directory: Path, datatype: str = "FP32", shape: Sequence[int] = (-1, 4)) -> Path:
+    parameter = openvino_parameter(datatype, shape)
+    parameter.output(0).set_names({"input"})
+    if datatype == "BYTES":
+        doubled = opset15.string_tensor_pack(*opset15.string_tensor_unpack(parameter).outputs())
+    else:
+        doubled = (opset15.logical_or if datatype == "BOOL" else opset15.add)(parameter, parameter)
+    return save_openvino(directory, ov.Model([openvino_result(doubled)], [parameter], "doubling"))
+
+
+def openvino_heavy(directory: Path, width: int = 64, layers: int = 6) -> Path:
+    """Convolutions that take some milliseconds, which every thread that may compute takes part in."""
+    random = np.random.default_rng(0)
+    parameter = openvino_parameter("FP32", (1, width, 56, 56))
+    node = parameter
+    for _ in range(layers):
+        weights = random.normal(0, 0.05, (width, width, 3, 3)).astype(np.float32)
+        node = opset15.relu(opset15.convolution(node, weights, [1, 1], [1, 1], [1, 1], [1, 1]))
+    return save_openvino(directory, ov.Model([openvino_result(node)], [parameter], "heavy"))
+
+
+def save_onnx(directory: Path, graph: onnx.GraphProto, name: str = "model.onnx", opset: int = 21) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    onnx.save(model, directory / name)
+    return directory / name
+
+
+def onnx_value(name: str, datatype: str = "FP32", shape: Sequence[int | str] = ("rows", 4)) -> onnx.ValueInfoProto:
+    extents = ["rows" if extent == -1 else extent for extent in shape]
+    return helper.make_tensor_value_info(name, ONNX_TYPES[datatype], extents)
+
+
+def onnx_doubling(directory: Path, datatype: str = "FP32", shape: Sequence[int] = (-1, 4)) -> Path:
+    """Doubles by a sum where ONNX Runtime has one for the type, and in 32 bits between two casts where it has none."""
+    if datatype in COPIED:
+        nodes = [helper.make_node("Identity", ["input"], ["output"])]
+    else:
+        wide = "FP32" if datatype == "BF16" else "INT32"
+        between = datatype in ("BF16", "INT8", "INT16", "UINT8", "UINT16")
+        nodes = [
+            helper.make_node("Cast", ["input"], ["wide"], to=ONNX_TYPES[wide if between else datatype]),
+            helper.make_node("Add", ["wide", "wide"], ["sum"]),
+            helper.make_node("Cast", ["sum"], ["output"], to=ONNX_TYPES[datatype]),
+        ]
+    graph = helper.make_graph(
+        nodes, "doubling", [onnx_value("input", datatype, shape)], [onnx_value("output", datatype, shape)]
+    )
+    return save_onnx(directory, graph)
+
+
+def onnx_heavy(directory: Path, width: int = 64, layers: int = 6) -> Path:
+    """The same work as `openvino_heavy`."""
+    random = np.random.default_rng(0)
+    nodes, weights = [], []
+    for layer in range(layers):
+        value = random.normal(0, 0.05, (width, width, 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(value, f"weights_{layer}"))
+        source = f"layer_{layer - 1}" if layer else "input"
+        target = f"layer_{layer}" if layer < layers - 1 else "output"
+        nodes.append(helper.make_node("Conv", [source, f"weights_{layer}"], [f"sum_{layer}"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"sum_{layer}"], [target]))
+    extents = (1, width, 56, 56)
+    graph = helper.make_graph(
+        nodes, "heavy", [onnx_value("input", "FP32", extents)], [onnx_value("output", "FP32", extents)], weights
+    )
+    return save_onnx(directory, graph)
