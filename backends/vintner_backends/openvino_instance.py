@@ -10,6 +10,7 @@ taking a new tensor. From about 256 KiB on, the copy costs more than the new ten
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -24,11 +25,13 @@ SHARED_FROM = 256 * 1024
 """Bytes from which an input is lent to OpenVINO instead of copied."""
 
 
+WHERE_RAISED = re.compile(r"(Exception from|Check '.*?' failed at) \S+:\d+:?")
+
+
 def reason(error: Exception) -> str:
-    """OpenVINO's message in one line, without the lines that say where in its source it was raised."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
-    return " ".join(telling or filter(None, lines)) or type(error).__name__
+    """OpenVINO's message in one line, without the places in its source where it was raised."""
+    text = str(error)
+    return " ".join(WHERE_RAISED.sub("", text).split()) or " ".join(text.split()) or type(error).__name__
 
 
 class Feed(Protocol):
