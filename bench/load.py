@@ -17,6 +17,8 @@ from pathlib import Path
 
 from bench.messages import Message
 
+_PATIENCE_SECONDS = 120
+
 
 class LoadError(RuntimeError):
     """h2load is not installed, or did not finish its requests."""
@@ -56,10 +58,15 @@ class Load:
         command = ["h2load", *shape, *headers, *more, f"--data={self.message.body}", *(["--h1"] if self.http1 else [])]
         try:
             done = subprocess.run(
-                [*command, f"http://{self.address}{self.message.path}"], capture_output=True, text=True, timeout=300
+                [*command, f"http://{self.address}{self.message.path}"],
+                capture_output=True,
+                text=True,
+                timeout=_PATIENCE_SECONDS,
             )
         except FileNotFoundError:
             raise LoadError("h2load is not installed (on Debian: apt-get install nghttp2-client)") from None
+        except subprocess.TimeoutExpired:
+            raise LoadError(f"{self.address} left h2load waiting for more than {_PATIENCE_SECONDS} s") from None
         if done.returncode:
             raise LoadError(f"h2load failed: {done.stdout}{done.stderr}")
         return done.stdout

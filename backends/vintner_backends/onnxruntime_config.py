@@ -109,7 +109,7 @@ def threads(spec: LoadSpec, chosen: Sequence[Provider]) -> Threads:
 def session_options(spec: LoadSpec, division: Threads) -> onnxruntime.SessionOptions:
     """Raises LoadError for a graph optimisation level that there is not."""
     level = spec.options.get("graph_optimization", "all")
-    if level not in LEVELS:
+    if str(level) not in LEVELS:
         raise LoadError(f"unknown graph_optimization '{level}'{nearest(str(level), LEVELS)}")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = LEVELS[level]

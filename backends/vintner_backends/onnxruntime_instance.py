@@ -75,16 +75,15 @@ class BoundInstance(OnnxRuntimeInstance):
     def _compute(self, inputs: dict[str, Array]) -> Sequence[Array]:
         binding = self._session.io_binding()
         for name, array in inputs.items():
-            binding.bind_ortvalue_input(name, self._value(name, array))
+            if name in self._bf16:
+                bits = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
+                binding.bind_ortvalue_input(name, bits)
+            else:
+                binding.bind_cpu_input(name, array)
         for name in self._names:
             binding.bind_output(name)
         self._session.run_with_iobinding(binding)
         return [owned(value) for value in binding.get_outputs()]
-
-    def _value(self, name: str, array: Array) -> onnxruntime.OrtValue:
-        if name in self._bf16:
-            return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
-        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
 def owned(value: Any) -> Array:

@@ -55,20 +55,29 @@ def compile_properties(core: ov.Core, spec: LoadSpec, budget: CpuBudget) -> dict
     devices, which reject them, do not see them.
     """
     check_options(core, spec)
-    processor = {
-        "INFERENCE_NUM_THREADS": budget.threads,
-        # Pinned models of one thread each all sit on the first core, and leave the others idle.
-        "ENABLE_CPU_PINNING": spec.options.get("ENABLE_CPU_PINNING", False),
-    }
     properties: dict[str, Any] = {"PERFORMANCE_HINT": spec.performance_hint.upper()}
-    streams = spec.streams or (budget.instances if is_cpu(spec.device) else None)
-    if streams is not None:
-        properties["NUM_STREAMS"] = streams
+    if spec.streams is not None and not is_cpu(spec.device):
+        properties["NUM_STREAMS"] = spec.streams
     if spec.precision is not None:
         properties["INFERENCE_PRECISION_HINT"] = spec.precision
     if spec.cache_dir is not None:
         properties["CACHE_DIR"] = str(spec.cache_dir)
-    return {**properties, **spec.options, "DEVICE_PROPERTIES": {"CPU": processor}}
+    return {**properties, **spec.options, "DEVICE_PROPERTIES": {"CPU": processor_properties(spec, budget)}}
+
+
+def processor_properties(spec: LoadSpec, budget: CpuBudget) -> dict[str, Any]:
+    """Threads and streams on the processor; instances that were asked for get a stream each.
+
+    With one thread there are 0 streams, which is OpenVINO's way to say "on the caller's thread". With 1, it takes a
+    short cut that loses the errors of a synchronous run, and the request would answer with the outputs of the last.
+    """
+    properties: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": budget.threads,
+        # Pinned models of one thread each all sit on the first core, and leave the others idle.
+        "ENABLE_CPU_PINNING": spec.options.get("ENABLE_CPU_PINNING", False),
+    }
+    streams = 0 if budget.threads == 1 else spec.streams or budget.instances
+    return properties if streams is None else {**properties, "NUM_STREAMS": streams}
 
 
 def read_properties(spec: LoadSpec) -> dict[str, Any]:

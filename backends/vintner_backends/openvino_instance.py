@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -101,7 +102,7 @@ class OpenVINOInstance:
     """One infer request of a compiled model. `run` releases the interpreter lock while OpenVINO computes."""
 
     def __init__(self, request: ov.InferRequest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-        self._infer: Callable[[], Any] = request.infer
+        self._infer: Callable[[], Any] = partial(infer_queued, request) if loses_errors(request) else request.infer
         indices = first_indices([spec.datatype for spec in inputs], INPUT_PARTS)
         self._feeds = [(spec.name, feed(spec, request, index)) for spec, index in zip(inputs, indices, strict=True)]
         self._outputs = outputs
@@ -153,6 +154,23 @@ class StringInstance(OpenVINOInstance):
 def empty_row(array: Array) -> Array:
     extents = (1, *array.shape[1:])
     return np.full(extents, b"", np.object_) if array.dtype == np.object_ else np.zeros(extents, array.dtype)
+
+
+def loses_errors(request: ov.InferRequest) -> bool:
+    """Whether `infer` would keep silent about a run that failed: the processor's short cut for one stream of one thread.
+
+    The settings avoid it (see `openvino_config`); a processor whose only core is hyper-threaded may still end there.
+    """
+    compiled = request.get_compiled_model()
+    known = compiled.get_property("SUPPORTED_PROPERTIES")
+    return all(name in known and compiled.get_property(name) == 1 for name in ("NUM_STREAMS", "INFERENCE_NUM_THREADS"))
+
+
+def infer_queued(request: ov.InferRequest) -> Any:
+    """As `request.infer()`, by way of OpenVINO's own thread, which takes longer and reports errors."""
+    request.start_async()
+    request.wait()
+    return request.results
 
 
 def feed(spec: TensorSpec, request: ov.InferRequest, index: int) -> Callable[[Array], None]:

@@ -19,11 +19,11 @@ from model_builders import (
 from openvino import opset15
 from vintner.backend import LoadSpec
 from vintner.errors import BackendError, ConfigError, LoadError
-from vintner.types import Array
+from vintner.types import Array, TensorSpec
 from vintner_backends.cpu_budget import cpu_budget
 from vintner_backends.openvino import OpenVINOBackend, OpenVINOModel, port_names
 from vintner_backends.openvino_config import compile_properties, named_devices
-from vintner_backends.openvino_instance import reason
+from vintner_backends.openvino_instance import OpenVINOInstance, loses_errors, reason
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +144,12 @@ def test_an_output_that_is_listed_twice_is_answered_twice(backend: OpenVINOBacke
 
 
 def test_ports_without_a_name_are_called_by_their_place() -> None:
-    parameters = [opset15.parameter([-1], ov.Type.f32) for _ in range(2)]
-    parameters[1].output(0).set_names({"second"})
-    model = ov.Model([opset15.result(opset15.add(*parameters))], parameters, "m")
-    assert port_names(model.inputs, "input") == ["input_0", "second"]
-    assert port_names(model.outputs, "output") == ["output_0"]
+    parameter = openvino_parameter()
+    parameter.output(0).set_names({"input"})
+    results = [opset15.relu(parameter), opset15.negative(parameter)]
+    results[1].output(0).set_names({"negative"})
+    model = ov.Model(results, [parameter], "m")
+    assert port_names(model.outputs, "output") == ["output_0", "negative"]
 
 
 def test_a_type_without_a_kserve_datatype_is_a_load_error(backend: OpenVINOBackend, tmp_path: Path) -> None:
@@ -249,13 +250,23 @@ def test_each_setting_reaches_its_property() -> None:
     assert properties(performance_hint="latency")["PERFORMANCE_HINT"] == "LATENCY"
     assert "INFERENCE_PRECISION_HINT" not in properties()
     assert properties(precision="bf16")["INFERENCE_PRECISION_HINT"] == "bf16"
-    assert properties(streams=3)["NUM_STREAMS"] == 3
-    assert properties(instances=2, cores=4)["NUM_STREAMS"] == 2
     assert properties(cache_dir=Path("cache"))["CACHE_DIR"] == "cache"
     assert properties(options={"EXECUTION_MODE_HINT": "ACCURACY"})["EXECUTION_MODE_HINT"] == "ACCURACY"
-    assert properties(cores=4, threads=3)["DEVICE_PROPERTIES"] == {
-        "CPU": {"INFERENCE_NUM_THREADS": 3, "ENABLE_CPU_PINNING": False}
-    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"cores": 4}, {"INFERENCE_NUM_THREADS": 4}),
+        ({"cores": 4, "threads": 3}, {"INFERENCE_NUM_THREADS": 3}),
+        ({"cores": 4, "streams": 3}, {"INFERENCE_NUM_THREADS": 4, "NUM_STREAMS": 3}),
+        ({"cores": 4, "instances": 2}, {"INFERENCE_NUM_THREADS": 4, "NUM_STREAMS": 2}),
+        ({"cores": 1, "instances": 2}, {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 0}),
+    ],
+    ids=str,
+)
+def test_the_processor_is_told_threads_and_streams(settings: dict[str, int], expected: dict[str, int]) -> None:
+    assert properties(**settings)["DEVICE_PROPERTIES"] == {"CPU": {**expected, "ENABLE_CPU_PINNING": False}}
 
 
 def test_the_compiled_model_has_what_was_set(backend: OpenVINOBackend, tmp_path: Path) -> None:
@@ -337,21 +348,47 @@ def test_devices_are_read_out_of_a_composition() -> None:
 # Running
 
 
-def test_a_failing_run_is_a_backend_error_in_one_line_and_the_next_run_succeeds(
-    backend: OpenVINOBackend, tmp_path: Path
-) -> None:
+def product(directory: Path) -> Path:
+    """A model whose inputs may each be well formed and yet not fit together."""
     parameters = [openvino_parameter("FP32", (-1, -1)) for _ in range(2)]
     for parameter, name in zip(parameters, ("left", "right"), strict=True):
         parameter.output(0).set_names({name})
-    product = openvino_result(opset15.matmul(*parameters, False, False))
-    model = load(backend, save_openvino(tmp_path, ov.Model([product], parameters, "m")))
+    result = openvino_result(opset15.matmul(*parameters, False, False))
+    return save_openvino(directory, ov.Model([result], parameters, "product"))
+
+
+def fail_and_recover(instance: OpenVINOInstance) -> None:
     left, right = np.ones((2, 3), np.float32), np.ones((4, 5), np.float32)
-    with pytest.raises(BackendError, match=r"incompatible shape A: \(2.3\) shape B: \(4.5\)") as error:
-        model.instances[0].run({"left": left, "right": right})
-    assert "\n" not in error.value.message
-    assert "src/" not in error.value.message
-    answer = model.instances[0].run({"left": left, "right": right[:3]})["output"]
-    np.testing.assert_array_equal(answer, np.full((2, 5), 3, np.float32))
+    for answer in (3, 6, 9):
+        with pytest.raises(BackendError, match=r"incompatible shape A: \(2.3\) shape B: \(4.5\)") as error:
+            instance.run({"left": left, "right": right})
+        assert "\n" not in error.value.message
+        assert "src/" not in error.value.message
+        output = instance.run({"left": left * answer, "right": right[:3]})["output"]
+        np.testing.assert_array_equal(output, np.full((2, 5), 3 * answer, np.float32))
+
+
+@pytest.mark.parametrize("device", ["CPU", "AUTO:CPU", "HETERO:CPU"])
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_failing_run_is_a_backend_error_in_one_line_and_the_next_run_succeeds(
+    backend: OpenVINOBackend, tmp_path: Path, cores: int, device: str
+) -> None:
+    model = load(backend, product(tmp_path), cores=cores, device=device)
+    fail_and_recover(model.instances[0])
+
+
+def test_errors_are_seen_where_openvino_would_keep_silent(tmp_path: Path) -> None:
+    core = ov.Core()
+    settings = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
+    request = core.compile_model(core.read_model(product(tmp_path)), "CPU", settings).create_infer_request()
+    assert loses_errors(request)
+    inputs = [TensorSpec(name, "FP32", (-1, -1)) for name in ("left", "right")]
+    instance = OpenVINOInstance(request, inputs, [TensorSpec("output", "FP32", (-1, -1))])
+    fail_and_recover(instance)
+    one, two = (np.full((1, 1), value, np.float32) for value in (1, 2))
+    first = instance.run({"left": one, "right": one})["output"]
+    instance.run({"left": two, "right": two})
+    assert first.tolist() == [[1]]
 
 
 def test_the_reason_keeps_what_tells_and_drops_where_it_was_raised() -> None:

@@ -1,0 +1,213 @@
+"""Start, readiness, signals and exit codes of the real process."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from fake_backend import fake_model, write_model
+from held_backend import held
+from running_server import RunningServer, vintner
+
+WAIT = 30.0
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    root = tmp_path / "models"
+    write_model(root / "m" / "1")
+    return root
+
+
+def grpc_infer(server: RunningServer, value: float = 1.0) -> Any:
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        given = triton_grpc.InferInput("input", [1, 4], "FP32")
+        given.set_data_from_numpy(np.full((1, 4), value, np.float32))
+        return client.infer("m", [given]).as_numpy("output")
+
+
+def http_infer(server: RunningServer, value: float = 1.0) -> Any:
+    with triton_http.InferenceServerClient(server.http, network_timeout=WAIT) as client:
+        given = triton_http.InferInput("input", [1, 4], "FP32")
+        given.set_data_from_numpy(np.full((1, 4), value, np.float32))
+        return client.infer("m", [given]).as_numpy("output")
+
+
+class Background(threading.Thread):
+    """Runs a call beside the test; `outcome` has what it returned or raised."""
+
+    def __init__(self, call: Any, *arguments: Any) -> None:
+        super().__init__()
+        self._call, self._arguments = call, arguments
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._result: Any = self._call(*self._arguments)
+        except Exception as exc:
+            self._result = exc
+
+    @property
+    def outcome(self) -> Any:
+        self.join(WAIT)
+        assert not self.is_alive(), "no answer"
+        return self._result
+
+
+def wait_for_running(server: RunningServer, requests: int) -> None:
+    """Until so many requests are in the model or its queue."""
+    pause = threading.Event()
+    for _ in range(2000):
+        waiting = server.counter("vintner_queue_requests", model="m")
+        if waiting + server.counter("vintner_instances_busy", model="m") == requests:
+            return
+        pause.wait(0.01)
+    raise AssertionError(f"never {requests} requests at once")
+
+
+def test_the_ready_line_says_what_was_bound(start: Any, repository: Path) -> None:
+    server = start(repository)
+    assert server.ready
+    for port in (server.http, server.metrics):
+        status, headers, body = server.request("GET", "/metrics", port=port)
+        assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/plain")
+        assert b'vintner_model_versions{state="READY"} 1.0' in body
+    assert grpc_infer(server).tolist() == [[2.0] * 4]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_idle_server_with_zero(start: Any, repository: Path, number: int) -> None:
+    assert start(repository).terminate(number) == 0
+
+
+@pytest.mark.parametrize("infer", [grpc_infer, http_infer])
+def test_running_requests_are_answered_before_the_end(start: Any, repository: Path, infer: Any) -> None:
+    server = start(repository)
+    with held(repository / "m" / "1"):
+        calls = [Background(infer, server, float(value)) for value in range(3)]
+        wait_for_running(server, 3)
+        server.process.send_signal(signal.SIGTERM)
+        pause_until_logged(server, "stopping")
+    assert [call.outcome[0, 0] for call in calls] == [0.0, 2.0, 4.0]
+    assert server.process.wait(WAIT) == 0
+
+
+def pause_until_logged(server: RunningServer, text: str) -> None:
+    pause = threading.Event()
+    for _ in range(2000):
+        if text in server.log.read_text():
+            return
+        pause.wait(0.01)
+    raise AssertionError(f"{text!r} never came in {server.log.read_text()}")
+
+
+def test_while_it_drains_the_server_is_not_ready_and_serves(start: Any, repository: Path) -> None:
+    server = start(repository, "--drain-seconds=3")
+    server.process.send_signal(signal.SIGTERM)
+    pause_until_logged(server, "stopping")
+    status, _, body = server.request("GET", "/v2/health/ready")
+    assert (status, b'"ready":false' in body, b"stopping" in body) == (503, True, True)
+    assert server.request("GET", "/v2/health/live")[0] == 200
+    assert http_infer(server).tolist() == [[2.0] * 4]
+    assert grpc_infer(server).tolist() == [[2.0] * 4]
+    assert server.process.wait(WAIT) == 0
+
+
+def test_a_second_signal_ends_the_server_at_once(start: Any, repository: Path) -> None:
+    server = start(repository, "--drain-seconds=1000")
+    server.process.send_signal(signal.SIGTERM)
+    pause_until_logged(server, "stopping")
+    assert server.terminate(signal.SIGINT) == 128 + signal.SIGINT
+
+
+def test_work_that_does_not_end_is_given_up_after_the_grace_time(start: Any, repository: Path) -> None:
+    server = start(repository, "--exit-timeout-seconds=0.5")
+    with held(repository / "m" / "1"):
+        call = Background(http_infer, server)
+        wait_for_running(server, 1)
+        assert server.terminate() == 1
+    assert isinstance(call.outcome, Exception)
+    assert "gave up on work that was still running" in server.log.read_text()
+
+
+def test_a_broken_model_leaves_the_server_serving_but_not_ready(start: Any, repository: Path) -> None:
+    write_model(repository / "broken" / "1", {**fake_model(), "fail": "the weights are missing"})
+    server = start(repository)
+    assert not server.ready
+    status, _, body = server.request("GET", "/v2/health/ready")
+    assert status == 503
+    assert b"the weights are missing" in body
+    assert http_infer(server).tolist() == [[2.0] * 4]
+    assert "the weights are missing" in server.log.read_text()
+
+
+def test_without_strict_readiness_a_broken_model_does_not_count(start: Any, repository: Path) -> None:
+    write_model(repository / "broken" / "1", {**fake_model(), "fail": "the weights are missing"})
+    server = start(repository, "--no-strict-readiness")
+    assert server.ready
+    assert server.request("GET", "/v2/health/ready")[0] == 200
+
+
+@pytest.mark.parametrize("flag", ["--http-port", "--grpc-port", "--metrics-port"])
+def test_a_port_in_use_is_one_clear_line(repository: Path, third_party: dict[str, str], flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = {"--http-port": "0", "--grpc-port": "0", "--metrics-port": "0", flag: str(port)}
+        flags = [f"{name}={value}" for name, value in ports.items()]
+        run = vintner("serve", f"--model-repository={repository}", "--host=127.0.0.1", *flags, env=third_party)
+    assert run.returncode == 1
+    assert f"127.0.0.1:{port}" in run.stderr
+    assert "in use" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+
+
+def test_two_servers_do_not_share_a_port(start: Any, repository: Path, third_party: dict[str, str]) -> None:
+    first = start(repository)
+    port = first.grpc.partition(":")[2]
+    ports = [f"--grpc-port={port}", "--http-port=0", "--metrics-port=0"]
+    second = vintner("serve", f"--model-repository={repository}", "--host=127.0.0.1", *ports, env=third_party)
+    assert second.returncode == 1
+    assert "in use" in second.stderr
+    assert grpc_infer(first).tolist() == [[2.0] * 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["serve", "--model-repository=/does/not/exist"], 1, "/does/not/exist"),
+        (["serve"], 1, "--model-repository"),
+        (["serve", "--model-repositry=x"], 2, "did you mean '--model-repository'"),
+        (["serve", "--http-port=http"], 1, "--http-port"),
+        (["validate", "/does/not/exist"], 1, "/does/not/exist"),
+    ],
+)
+def test_a_mistake_of_the_operators_is_one_line(arguments: list[str], code: int, message: str) -> None:
+    run = vintner(*arguments)
+    assert run.returncode == code
+    assert message in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+    assert "Traceback" not in run.stderr
+
+
+def test_the_log_is_json_if_asked(start: Any, repository: Path) -> None:
+    import json
+
+    server = start(repository, "--log-format=json")
+    server.terminate()
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert any("is ready" in line["message"] for line in lines)
+
+
+def test_nothing_is_written_beside_the_models(start: Any, repository: Path, tmp_path: Path) -> None:
+    before = sorted(repository.rglob("*"))
+    server = start(repository, f"--cache-dir={tmp_path / 'cache'}")
+    assert server.terminate() == 0
+    assert sorted(repository.rglob("*")) == before
