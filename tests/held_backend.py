@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fake_backend import FakeBackend, FakeModel
-
 from vintner.backend import LoadSpec
 
 TESTS = Path(__file__).parent

@@ -50,8 +50,7 @@ class OnnxRuntimeBackend:
         division = threads(spec, chosen)
         session = open_session(spec.path, session_options(spec, division), chosen)
         inputs, outputs = tensor_specs(session.get_inputs(), "input"), tensor_specs(session.get_outputs(), "output")
-        bound = any(tensor.datatype == "BF16" for tensor in (*inputs, *outputs))
-        kind = BoundInstance if bound else OnnxRuntimeInstance
+        kind = instance_kind(inputs, outputs)
         return OnnxRuntimeModel(inputs, outputs, [kind(session, inputs, outputs) for _ in range(division.instances)])
 
     def devices(self) -> Sequence[Device]:
@@ -89,6 +88,15 @@ def open_session(
         if name not in session.get_providers():
             raise LoadError(f"{name} did not start; ONNX Runtime has only {', '.join(session.get_providers())}")
     return session
+
+
+def instance_kind(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> type[OnnxRuntimeInstance]:
+    """Raises LoadError for the one mixture that the library can be handed in no way."""
+    if not any(tensor.datatype == "BF16" for tensor in (*inputs, *outputs)):
+        return OnnxRuntimeInstance
+    if any(tensor.datatype == "BYTES" for tensor in inputs):
+        raise LoadError("ONNX Runtime cannot bind string inputs, and BF16 has to be bound: a model cannot have both")
+    return BoundInstance
 
 
 def tensor_specs(arguments: Sequence[Any], kind: str) -> list[TensorSpec]:

@@ -19,7 +19,15 @@ from vintner.types import TensorSpec
 
 from vintner_backends.cpu_budget import CpuBudget, cpu_budget
 from vintner_backends.discovery import choose, require_companion
-from vintner_backends.openvino_config import check_device, compile_properties, is_cpu, read_properties
+from vintner_backends.openvino_config import (
+    check_device,
+    compile_properties,
+    is_cpu,
+    loses_errors,
+    on_callers_thread,
+    read_properties,
+    streams_of,
+)
 from vintner_backends.openvino_instance import OpenVINOInstance, StringInstance, reason
 from vintner_backends.openvino_strings import carry_strings_as_bytes
 
@@ -75,10 +83,10 @@ class OpenVINOBackend:
         inputs, outputs = tensor_specs(model.inputs, "input"), tensor_specs(model.outputs, "output")
         carry_strings_as_bytes(model)
         with library_errors(spec.path):
-            compiled = self._core.compile_model(model, spec.device, properties)
+            compiled = compile_audibly(self._core, model, spec.device, properties)
             requests = [compiled.create_infer_request() for _ in range(slots(spec, budget, compiled))]
         kind = StringInstance if any(tensor.datatype == "BYTES" for tensor in inputs) else OpenVINOInstance
-        instances = [kind(request, inputs, outputs) for request in requests]
+        instances = [kind(request, inputs, outputs, streams_of(compiled)) for request in requests]
         return OpenVINOModel(PLATFORMS.get(spec.path.suffix, "tensorflow_savedmodel"), inputs, outputs, instances)
 
     def devices(self) -> Sequence[Device]:
@@ -118,6 +126,18 @@ def library_errors(path: Path) -> Iterator[None]:
 
 def is_model(entry: Path) -> bool:
     return (entry / SAVED_MODEL).is_file() if entry.is_dir() else entry.suffix in PLATFORMS
+
+
+def compile_audibly(core: ov.Core, model: ov.Model, device: str, properties: dict[str, Any]) -> ov.CompiledModel:
+    """Compiles so that a run which fails says so.
+
+    Only where the one core that there is has two hyper-threads does it take a second try: there OpenVINO makes one
+    thread of two.
+    """
+    compiled = core.compile_model(model, device, properties)
+    if not loses_errors(compiled):
+        return compiled
+    return core.compile_model(model, device, on_callers_thread(properties))
 
 
 def slots(spec: LoadSpec, budget: CpuBudget, compiled: ov.CompiledModel) -> int:

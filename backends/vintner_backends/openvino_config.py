@@ -80,6 +80,26 @@ def processor_properties(spec: LoadSpec, budget: CpuBudget) -> dict[str, Any]:
     return properties if streams is None else {**properties, "NUM_STREAMS": streams}
 
 
+def streams_of(compiled: ov.CompiledModel) -> int:
+    """Streams of a compiled model, as far as its device tells; at least 1."""
+    if "NUM_STREAMS" not in compiled.get_property("SUPPORTED_PROPERTIES"):
+        return 1
+    streams: int = compiled.get_property("NUM_STREAMS")
+    return max(1, streams)
+
+
+def loses_errors(compiled: ov.CompiledModel) -> bool:
+    """Whether a synchronous run would keep silent about its failure: one stream of one thread on the processor."""
+    known = compiled.get_property("SUPPORTED_PROPERTIES")
+    return all(name in known and compiled.get_property(name) == 1 for name in ("NUM_STREAMS", "INFERENCE_NUM_THREADS"))
+
+
+def on_callers_thread(properties: dict[str, Any]) -> dict[str, Any]:
+    """The same properties, and 0 streams on the processor."""
+    processor = properties.get("DEVICE_PROPERTIES", {}).get("CPU", {})
+    return {**properties, "DEVICE_PROPERTIES": {"CPU": {**processor, "NUM_STREAMS": 0}}}
+
+
 def read_properties(spec: LoadSpec) -> dict[str, Any]:
     """What to read the model with. Mapped weights kill the process with SIGBUS if their file is cut short later."""
     return {"ENABLE_MMAP": spec.options.get("ENABLE_MMAP", False)}

@@ -29,25 +29,52 @@ class UnsupportedEncoding(RequestError):
 
 def read_body(environ: Environ, limit: int) -> bytes:
     """The decompressed body. Raises TooLarge, UnsupportedEncoding, or InvalidArgument for a broken stream."""
-    encoding = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
-    if encoding not in (*WINDOW, "identity", ""):
-        raise UnsupportedEncoding(f"Unsupported compression type '{encoding}'; expected gzip, deflate or identity")
-    length = environ.get("CONTENT_LENGTH")
-    if length is not None and int(length) > limit:
+    encoding = _encoding(environ)
+    size = content_length(environ, limit)
+    body = _read_chunked(environ, limit) if size is None else read_exactly(environ, size)
+    return _decompress(body, encoding, limit) if encoding else body
+
+
+def plain_size(environ: Environ, limit: int) -> int | None:
+    """Bytes of a body that is neither chunked nor compressed, and so can be read in parts; else None."""
+    return None if _encoding(environ) else content_length(environ, limit)
+
+
+def read_exactly(environ: Environ, size: int) -> bytes:
+    """The next `size` bytes of the body. Raises InvalidArgument if it ends before."""
+    part: bytes = environ["wsgi.input"].read(size) if size else b""
+    if len(part) != size:
+        raise InvalidArgument(f"the body ends {size - len(part)} bytes early")
+    return part
+
+
+def content_length(environ: Environ, limit: int) -> int | None:
+    """What the header says; None for a chunked body. Raises TooLarge before anything was read."""
+    header = environ.get("CONTENT_LENGTH")
+    if header is None:
+        return None
+    size = int(header)  # the HTTP server has refused what is no number
+    if size > limit:
         raise _too_large(limit)
-    body = _read(environ, limit)
-    return _decompress(body, encoding, limit) if encoding in WINDOW else body
+    return size
+
+
+def _encoding(environ: Environ) -> str:
+    """The content coding, "" for none."""
+    encoding: str = environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
+    if encoding in ("", "identity"):
+        return ""
+    if encoding not in WINDOW:
+        raise UnsupportedEncoding(f"Unsupported compression type '{encoding}'; expected gzip, deflate or identity")
+    return encoding
 
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"request body is larger than the limit of {limit} bytes (--max-request-bytes)")
 
 
-def _read(environ: Environ, limit: int) -> bytes:
+def _read_chunked(environ: Environ, limit: int) -> bytes:
     stream = environ["wsgi.input"]
-    if environ.get("CONTENT_LENGTH") is not None:
-        body: bytes = stream.read()
-        return body
     parts, size = [], 0
     while part := stream.read(CHUNK):
         size += len(part)

@@ -42,27 +42,47 @@ class DecodedRequest:
 
 
 def decode_infer(
-    body: bytes,
-    header_length: str | None,
+    text: bytes,
+    blobs: bytes,
     model_name: str,
     model_version: str,
     limits: JsonLimits = DEFAULT_LIMITS,
 ) -> DecodedRequest:
-    """Reads the body of an `infer` request.
+    """Reads the body of an `infer` request: its JSON, and the bytes of tensors that follow it.
 
-    `header_length` is the header of that name as received; without it, the whole body is JSON. Raises
-    InvalidArgument, and Unsupported for shared memory, classification and raw binary requests.
+    The two come apart so that `blobs` can begin where memory is aligned, and its tensors be used where they lie. Raises
+    InvalidArgument, and Unsupported for shared memory and classification.
     """
-    json_size = len(body) if header_length is None else _json_size(header_length, len(body))
-    document = parse(body if header_length is None else memoryview(body)[:json_size], limits, _without_data)
+    document = parse(text, limits, _without_data)
     if type(document) is not dict:
         raise InvalidArgument("the request body must be a JSON object")
-    inputs = _decode_inputs(_required(document, "inputs", list, "request"), _Blobs(body, json_size, model_name))
+    inputs = _decode_inputs(_required(document, "inputs", list, "request"), _Blobs(blobs, model_name))
     binary_outputs = _decode_outputs(document["outputs"], limits) if "outputs" in document else {}
     parameters, binary_default = _decode_parameters(document) if "parameters" in document else ({}, False)
     request_id = _required(document, "id", str, "request") if "id" in document else ""
     request = Request(model_name, model_version, inputs, tuple(binary_outputs), request_id, parameters)
     return DecodedRequest(request, binary_outputs, binary_default)
+
+
+def json_size(header_length: str, body_size: int) -> int:
+    """Bytes of JSON in a body of `body_size`, from the header of that name as received. Raises InvalidArgument.
+
+    Unsupported is raised for 0, a raw binary request.
+    """
+    text = header_length.strip()
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise InvalidArgument(f"Unable to parse {HEADER_LENGTH}, got: {header_length[:40]}")
+    if len(text) > 20 or int(text) not in _INT32:
+        raise InvalidArgument(
+            f"Unable to parse {HEADER_LENGTH}, value is out of range "
+            f"[ {_INT32.start}, {_INT32.stop - 1} ], got: {header_length[:40]}"
+        )
+    size = int(text)
+    if not 0 <= size <= body_size:
+        raise InvalidArgument(f"inference header size should be in range (0, {body_size}), got: {size}")
+    if size == 0:
+        raise Unsupported(f"raw binary requests ({HEADER_LENGTH}: 0) are not supported")
+    return size
 
 
 def encode_infer(response: Response, decoded: DecodedRequest) -> tuple[list[Header], bytes]:
@@ -114,44 +134,27 @@ def model_metadata_json(
 class _Blobs:
     """Hands out the bytes after the JSON, in the order of the inputs that ask for them."""
 
-    __slots__ = ("_body", "_offset", "model_name")
+    __slots__ = ("_bytes", "_offset", "model_name")
 
-    def __init__(self, body: bytes, offset: int, model_name: str) -> None:
-        self._body = body
-        self._offset = offset
+    def __init__(self, blobs: bytes, model_name: str) -> None:
+        self._bytes = blobs
+        self._offset = 0
         self.model_name = model_name
 
     def take(self, name: str, size: int) -> memoryview:
         end = self._offset + size
-        if end > len(self._body):
+        if end > len(self._bytes):
             raise InvalidArgument(
-                f"unexpected size for input '{name}', expecting {end - len(self._body)} additional bytes "
+                f"unexpected size for input '{name}', expecting {end - len(self._bytes)} additional bytes "
                 f"for model '{self.model_name}'"
             )
-        blob = memoryview(self._body)[self._offset : end]
+        blob = memoryview(self._bytes)[self._offset : end]
         self._offset = end
         return blob
 
     def finish(self) -> None:
-        if self._offset != len(self._body):
+        if self._offset != len(self._bytes):
             raise InvalidArgument(f"unexpected additional input data for model '{self.model_name}'")
-
-
-def _json_size(header_length: str, body_size: int) -> int:
-    text = header_length.strip()
-    if not re.fullmatch(r"[+-]?[0-9]+", text):
-        raise InvalidArgument(f"Unable to parse {HEADER_LENGTH}, got: {header_length[:40]}")
-    if len(text) > 20 or int(text) not in _INT32:
-        raise InvalidArgument(
-            f"Unable to parse {HEADER_LENGTH}, value is out of range "
-            f"[ {_INT32.start}, {_INT32.stop - 1} ], got: {header_length[:40]}"
-        )
-    size = int(text)
-    if not 0 <= size <= body_size:
-        raise InvalidArgument(f"inference header size should be in range (0, {body_size}), got: {size}")
-    if size == 0:
-        raise Unsupported(f"raw binary requests ({HEADER_LENGTH}: 0) are not supported")
-    return size
 
 
 def _without_data(document: Any) -> Any:

@@ -16,7 +16,7 @@ import orjson
 
 from vintner import http_codec as codec
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound, RequestError, Unavailable, VintnerError
-from vintner.http_body import accepted_encoding, compress, read_body
+from vintner.http_body import accepted_encoding, compress, plain_size, read_body, read_exactly
 from vintner.http_transport import Answer, Environ
 from vintner.service import Service
 
@@ -174,14 +174,27 @@ class _Api:
 
     def infer(self, environ: Environ, model: str, version: str) -> Answer:
         try:
-            body = read_body(environ, self._limit)
-            decoded = codec.decode_infer(body, environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"), model, version)
+            text, blobs = self._read_parts(environ)
+            decoded = codec.decode_infer(text, blobs, model, version)
         except VintnerError as exc:
             self._service.reject(exc, "rest")
             raise
         response = self._service.infer(decoded.request, "rest")
         headers, reply = codec.encode_infer(response, decoded)
         return 200, headers, reply
+
+    def _read_parts(self, environ: Environ) -> tuple[bytes, bytes]:
+        """The JSON of an `infer` request, and the bytes of tensors that follow it."""
+        header_length = environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
+        if header_length is None:
+            return read_body(environ, self._limit), b""
+        size = plain_size(environ, self._limit)
+        if size is not None:
+            json_size = codec.json_size(header_length, size)
+            return read_exactly(environ, json_size), read_exactly(environ, size - json_size)
+        body = read_body(environ, self._limit)
+        json_size = codec.json_size(header_length, len(body))
+        return body[:json_size], body[json_size:]
 
     def metrics(self, environ: Environ) -> Answer:
         return 200, (METRICS,), self._service.metrics()

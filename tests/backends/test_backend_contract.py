@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backend import FakeBackend, fake_model, write_model
-from model_builders import onnx_doubling, openvino_doubling
+from model_builders import onnx_doubling, onnx_heavy, openvino_doubling, openvino_heavy
 from vintner.backend import Backend, LoadedModel, LoadSpec
 from vintner.errors import ConfigError, LoadError
 from vintner.types import DTYPES, Array, bf16_to_fp32, fp32_to_bf16
@@ -197,6 +198,26 @@ def test_a_model_that_was_closed_leaves_the_others_running(kit: Kit, tmp_path: P
     first, second = kit.load(tmp_path / "first"), kit.load(tmp_path / "second")
     first.close()
     np.testing.assert_array_equal(run(second, values("FP32", 2)), doubled("FP32", values("FP32", 2)))
+
+
+@pytest.mark.parametrize(
+    ("backend", "heavy"), [(OpenVINOBackend, openvino_heavy), (OnnxRuntimeBackend, onnx_heavy)], ids=["ov", "ort"]
+)
+def test_closing_gives_the_memory_back(
+    tmp_path: Path, backend: Callable[[], Backend], heavy: Callable[..., Path]
+) -> None:
+    path = heavy(tmp_path, width=512, layers=4)
+    weights = sum(file.stat().st_size for file in tmp_path.iterdir())
+    image = np.ones((1, 512, 56, 56), np.float32)
+
+    def resident_after_a_life() -> int:
+        model = backend().load(LoadSpec(path=path))
+        model.instances[0].run({"input": image})
+        model.close()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    first, *_, last = [resident_after_a_life() for _ in range(5)]
+    assert last - first < 2 * weights
 
 
 def test_a_file_that_is_no_model_is_a_load_error_in_one_line(kit: Kit, tmp_path: Path) -> None:

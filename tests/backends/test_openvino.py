@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,10 @@ from vintner.backend import LoadSpec
 from vintner.errors import BackendError, ConfigError, LoadError
 from vintner.types import Array, TensorSpec
 from vintner_backends.cpu_budget import cpu_budget
-from vintner_backends.openvino import OpenVINOBackend, OpenVINOModel, port_names
-from vintner_backends.openvino_config import compile_properties, named_devices
-from vintner_backends.openvino_instance import OpenVINOInstance, loses_errors, reason
+from vintner_backends.openvino import OpenVINOBackend, OpenVINOModel, compile_audibly, port_names
+from vintner_backends.openvino_config import compile_properties, loses_errors, named_devices
+from vintner_backends.openvino_instance import OpenVINOInstance, reason
+from vintner_backends.openvino_recovery import settle
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +147,12 @@ def test_an_output_that_is_listed_twice_is_answered_twice(backend: OpenVINOBacke
 
 
 def test_ports_without_a_name_are_called_by_their_place() -> None:
-    parameter = openvino_parameter()
-    parameter.output(0).set_names({"input"})
-    results = [opset15.relu(parameter), opset15.negative(parameter)]
-    results[1].output(0).set_names({"negative"})
-    model = ov.Model(results, [parameter], "m")
-    assert port_names(model.outputs, "output") == ["output_0", "negative"]
+    @dataclass
+    class Port:
+        names: set[str]
+        any_name: str = "named"
+
+    assert port_names([Port(set()), Port({"named"}), Port({"named"})], "input") == ["input_0", "named", "input_2"]
 
 
 def test_a_type_without_a_kserve_datatype_is_a_load_error(backend: OpenVINOBackend, tmp_path: Path) -> None:
@@ -377,18 +380,31 @@ def test_a_failing_run_is_a_backend_error_in_one_line_and_the_next_run_succeeds(
     fail_and_recover(model.instances[0])
 
 
-def test_errors_are_seen_where_openvino_would_keep_silent(tmp_path: Path) -> None:
+def test_one_stream_of_one_thread_which_keeps_silent_about_errors_is_never_run(tmp_path: Path) -> None:
     core = ov.Core()
-    settings = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
-    request = core.compile_model(core.read_model(product(tmp_path)), "CPU", settings).create_infer_request()
-    assert loses_errors(request)
+    model = core.read_model(product(tmp_path))
+    silent = {"PERFORMANCE_HINT": "LATENCY", "DEVICE_PROPERTIES": {"CPU": {"INFERENCE_NUM_THREADS": 1}}}
+    assert loses_errors(core.compile_model(model, "CPU", silent))
+    compiled = compile_audibly(core, model, "CPU", silent)
+    assert not loses_errors(compiled)
     inputs = [TensorSpec(name, "FP32", (-1, -1)) for name in ("left", "right")]
-    instance = OpenVINOInstance(request, inputs, [TensorSpec("output", "FP32", (-1, -1))])
-    fail_and_recover(instance)
-    one, two = (np.full((1, 1), value, np.float32) for value in (1, 2))
-    first = instance.run({"left": one, "right": one})["output"]
-    instance.run({"left": two, "right": two})
-    assert first.tolist() == [[1]]
+    outputs = [TensorSpec("output", "FP32", (-1, -1))]
+    fail_and_recover(OpenVINOInstance(compiled.create_infer_request(), inputs, outputs))
+
+
+def test_the_fillings_that_settle_a_model_fit_its_inputs() -> None:
+    seen: list[dict[str, tuple[int, ...]]] = []
+
+    def run(inputs: Mapping[str, Array]) -> None:
+        seen.append({name: array.shape for name, array in inputs.items()})
+        if inputs["image"].shape[-1] < 7:
+            raise RuntimeError("smaller than the kernel")
+
+    settle(run, [TensorSpec("image", "FP32", (-1, 3, -1, -1)), TensorSpec("text", "BYTES", (-1,))], streams=2)
+    assert [shapes["image"] for shapes in seen] == [
+        (extent, 3, extent, extent) for extent in (1, 1, 2, 2, 32, 32, 64, 64)
+    ]
+    assert seen[0]["text"] == (1,)
 
 
 def test_the_reason_keeps_what_tells_and_drops_where_it_was_raised() -> None:

@@ -18,6 +18,7 @@ from vintner.http_codec import (
     decode_infer,
     encode_error,
     encode_infer,
+    json_size,
     model_metadata_json,
     server_metadata_json,
 )
@@ -62,7 +63,9 @@ def body(*, header: Any = None, **entry: Any) -> bytes:
 
 
 def decode(text: bytes, header_length: str | None = None, **options: Any) -> DecodedRequest:
-    return decode_infer(text, header_length, "m", "", **options)
+    """Decodes a body as the server does: cut in two where the header says."""
+    size = len(text) if header_length is None else json_size(header_length, len(text))
+    return decode_infer(text[:size], text[size:], "m", "", **options)
 
 
 def decoded_array(**entry: Any) -> np.ndarray:
@@ -332,7 +335,7 @@ class TestRequests:
         parameters = {"timeout": 5, "flag": True, "ratio": 0.5, "text": "a", "binary_data_output": True}
         outputs = [{"name": "b", "parameters": {"binary_data": True}}, {"name": "a"}]
         header = {"id": "7 ü", "parameters": parameters, "outputs": outputs}
-        decoded = decode_infer(body(header=header), None, "mlp", "3")
+        decoded = decode_infer(body(header=header), b"", "mlp", "3")
         assert (decoded.request.model_name, decoded.request.model_version) == ("mlp", "3")
         assert decoded.request.id == "7 ü"
         assert decoded.request.outputs == ("b", "a")
