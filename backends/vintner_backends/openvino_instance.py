@@ -24,8 +24,6 @@ from vintner_backends.openvino_strings import INPUT_PARTS, OUTPUT_PARTS, first_i
 
 SHARED_FROM = 256 * 1024
 """Bytes from which an input is lent to OpenVINO instead of copied."""
-
-
 WHERE_RAISED = re.compile(r"(Exception from|Check '.*?' failed at) \S+:\d+:?")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,17 @@ LINES = [
 ]
 
 
-def read_digits(version: int) -> ov.CompiledModel:
-    model = REPOSITORY / "digits" / str(version) / "model.xml"
-    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+@pytest.fixture(scope="module")
+def networks() -> Mapping[int, ov.CompiledModel]:
+    """The versions of `digits`."""
+    core = ov.Core()
+    files = {version: REPOSITORY / "digits" / str(version) / "model.xml" for version in (1, 2)}
+    f32 = {"INFERENCE_PRECISION_HINT": "f32"}  # the processor's favourite may be BF16
+    return {version: core.compile_model(file, "CPU", f32) for version, file in files.items()}
 
 
-def openvino_scores(version: int, images: Array) -> Array:
-    scores: Array = read_digits(version)({"image": images})["scores"]
+def openvino_scores(network: ov.CompiledModel, images: Array) -> Array:
+    scores: Array = network({"image": images})["scores"]
     return scores
 
 
@@ -55,17 +60,17 @@ def read_lines(lines: list[str]) -> tuple[list[str], list[int]]:
     return upper.tolist(), words.tolist()
 
 
-def accuracy(scores: Array, digits: Array) -> float:
-    return float((scores.argmax(axis=1) == digits).mean())
+def count_right(scores: Array) -> int:
+    return int((scores.argmax(axis=1) == held_out()[1]).sum())
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_digits_takes_any_number_of_images(version: int) -> None:
-    model = read_digits(version)
-    described = [
-        (port.get_names(), str(port.partial_shape), port.element_type) for port in model.inputs + model.outputs
+def test_digits_takes_any_number_of_images(networks: Mapping[int, ov.CompiledModel], version: int) -> None:
+    ports = networks[version].inputs + networks[version].outputs
+    assert [(port.get_names(), str(port.partial_shape), port.element_type) for port in ports] == [
+        ({"image"}, "[?,1,8,8]", ov.Type.f32),
+        ({"scores"}, "[?,10]", ov.Type.f32),
     ]
-    assert described == [({"image"}, "[?,1,8,8]", ov.Type.f32), ({"scores"}, "[?,10]", ov.Type.f32)]
 
 
 def test_digits_onnx_takes_any_number_of_images() -> None:
@@ -75,36 +80,39 @@ def test_digits_onnx_takes_any_number_of_images() -> None:
     }
 
 
-@pytest.mark.parametrize(("version", "documented"), [(1, 419 / 450), (2, 449 / 450)])
-def test_digits_reads_held_out_images_as_well_as_its_readme_says(version: int, documented: float) -> None:
-    images, digits = held_out()
+@pytest.mark.parametrize(("version", "documented"), [(1, 419), (2, 449)])
+def test_digits_reads_as_many_held_out_images_as_its_readme_says(
+    networks: Mapping[int, ov.CompiledModel], version: int, documented: int
+) -> None:
     # Another processor may round the scores of an image between two digits the other way.
-    assert accuracy(openvino_scores(version, images), digits) == pytest.approx(documented, abs=1 / 450)
+    assert abs(count_right(openvino_scores(networks[version], held_out()[0])) - documented) <= 1
 
 
-def test_the_better_digits_read_97_percent_of_held_out_images() -> None:
+def test_the_better_digits_reads_97_percent_of_held_out_images(networks: Mapping[int, ov.CompiledModel]) -> None:
     images, digits = held_out()
-    assert accuracy(openvino_scores(2, images), digits) >= 0.97
-    assert accuracy(onnx_scores(images), digits) >= 0.97
+    for scores in (openvino_scores(networks[2], images), onnx_scores(images)):
+        assert count_right(scores) >= 0.97 * len(digits)
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_scores_are_probabilities(version: int) -> None:
-    scores = openvino_scores(version, held_out()[0])
+def test_scores_are_probabilities(networks: Mapping[int, ov.CompiledModel], version: int) -> None:
+    scores = openvino_scores(networks[version], held_out()[0])
     assert scores.min() >= 0
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
 
 
-def test_both_runtimes_give_the_same_scores() -> None:
+def test_both_runtimes_give_the_same_scores(networks: Mapping[int, ov.CompiledModel]) -> None:
     images, _ = held_out()
-    np.testing.assert_allclose(onnx_scores(images), openvino_scores(2, images), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(onnx_scores(images), openvino_scores(networks[2], images), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_the_scores_of_an_image_do_not_depend_on_those_beside_it(version: int) -> None:
+def test_the_scores_of_an_image_do_not_depend_on_those_beside_it(
+    networks: Mapping[int, ov.CompiledModel], version: int
+) -> None:
     images, _ = held_out()
-    alone = np.concatenate([openvino_scores(version, images[row : row + 1]) for row in range(4)])
-    np.testing.assert_allclose(openvino_scores(version, images)[:4], alone, rtol=0, atol=1e-5)
+    alone = np.concatenate([openvino_scores(networks[version], images[row : row + 1]) for row in range(8)])
+    np.testing.assert_allclose(openvino_scores(networks[version], images)[:8], alone, rtol=0, atol=1e-5)
 
 
 def test_text_lines_takes_any_number_of_lines() -> None:

@@ -1,0 +1,73 @@
+"""What the README and docs/ show, executed: commands against `model_repository/`, examples as they are."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from running_server import RunningServer, start_server
+from vintner.model_config import parse_model_config
+from vintner.triton_config import read_triton_config
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    """Language and text of each block of code."""
+    return BLOCK.findall((ROOT / document).read_text())
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Each command that the README shows after a `$`, and the output under it."""
+    for language, text in blocks("README.md"):
+        if language == "console":
+            for shown in text.split("$ ")[1:]:
+                command, _, output = shown.partition("\n")
+                yield command, output
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    server = start_server(ROOT / "model_repository", tmp_path_factory.mktemp("shipped") / "log")
+    yield server
+    server.kill()
+
+
+def here(text: str, server: RunningServer) -> str:
+    """The text with the ports and the interpreter of this run."""
+    text = text.replace("localhost:8000", server.http).replace("localhost:8001", server.grpc)
+    return text.replace(".venv/bin/vintner", f"{sys.executable} -m vintner")
+
+
+@pytest.mark.parametrize(("command", "output"), list(commands()))
+def test_the_readmes_commands_print_what_it_says(shipped: RunningServer, command: str, output: str) -> None:
+    run = subprocess.run(["bash", "-c", here(command, shipped)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.stdout.rstrip("\n") == output.rstrip("\n"), run.stderr
+
+
+def test_the_readmes_program_prints_what_it_says(shipped: RunningServer) -> None:
+    (index, program) = next((i, text) for i, (language, text) in enumerate(blocks("README.md")) if language == "python")
+    run = subprocess.run([sys.executable, "-c", here(program, shipped)], capture_output=True, text=True, check=False)
+    assert run.stdout == blocks("README.md")[index + 1][1], run.stderr
+
+
+def test_the_configuration_in_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
+    from vintner.model_config import ModelConfig
+
+    shown = [text for language, text in blocks("docs/models.md") if language == "yaml"]
+    config = parse_model_config(yaml.safe_load(shown[0]), "docs/models.md")
+    assert set(config.model_fields_set) == set(ModelConfig.model_fields)
+
+
+def test_the_triton_configuration_in_the_docs_is_read(tmp_path: Path) -> None:
+    shown = [text for language, text in blocks("docs/models.md") if language == "pbtxt"]
+    path = tmp_path / "config.pbtxt"
+    path.write_text(shown[0])
+    config = read_triton_config(path)
+    assert (config.backend, config.batching.max_batch_size, config.instances) == ("onnxruntime", 16, 1)
