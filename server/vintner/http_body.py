@@ -105,8 +105,8 @@ def accepted_encoding(header: str | None) -> str | None:
     for item in header.lower().split(","):
         coding, _, parameter = item.strip().partition(";")
         quality = _quality(parameter.strip())
-        if coding in WINDOW and quality > best_quality:
-            best, best_quality = coding, quality
+        if coding.strip() in WINDOW and quality > best_quality:
+            best, best_quality = coding.strip(), quality
     return best
 
 

@@ -16,7 +16,7 @@ import orjson
 
 from vintner import http_codec as codec
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound, RequestError, Unavailable, VintnerError
-from vintner.http_body import accepted_encoding, compress, plain_size, read_body, read_exactly
+from vintner.http_body import SMALLEST_COMPRESSED, accepted_encoding, compress, plain_size, read_body, read_exactly
 from vintner.http_transport import Answer, Environ
 from vintner.service import Service
 
@@ -102,7 +102,7 @@ class HttpFrontEnd:
             logger.exception("%s %s failed", environ["REQUEST_METHOD"], environ["PATH_INFO"])
             return 500, (JSON,), codec.encode_error("internal error; the server's log has the details")
         encoding = accepted_encoding(environ.get("HTTP_ACCEPT_ENCODING"))
-        if encoding and body:
+        if encoding and len(body) >= SMALLEST_COMPRESSED:
             return status, (*headers, ("Content-Encoding", encoding)), compress(body, encoding)
         return status, headers, body
 

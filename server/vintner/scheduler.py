@@ -177,14 +177,9 @@ class Scheduler:
         self._lead(batch, instance)
 
     def _lead(self, batch: list[Call], instance: Instance) -> None:
-        """Runs a batch, hands the instance on, and gives every member its outputs or the error."""
+        """Runs a batch, hands the instance on, and gives every member its outputs or its error."""
         started = time.monotonic()
-        outputs: Arrays | None = None
-        error: Exception | None = None
-        try:
-            outputs = self._run(batch, instance)
-        except Exception as exc:
-            error = exc
+        outputs = self._run(batch, instance)
         finished = time.monotonic()
         with self._lock:
             self._hand_over(instance)
@@ -195,24 +190,29 @@ class Scheduler:
             )
         if outputs is not None:
             _split(outputs, batch)
-        batch[0].error = error
         if len(batch) > 1:
             with self._lock:
                 for call in batch[1:]:
-                    self._finish(call, error)
+                    self._finish(call, call.error)
 
     def _run(self, batch: list[Call], instance: Instance) -> Arrays | None:
-        """The outputs of the batch, or None if its members were run, and given their outputs, one by one."""
+        """The outputs of the batch, or None if its members have been given theirs, or their errors, one by one."""
         if len(batch) == 1:
-            return instance.run(batch[0].inputs)
-        outputs = instance.run(_stack(batch))
-        misfit = _without_batch_in_front(outputs, sum(call.rows for call in batch))
-        if misfit is None:
-            return outputs
-        self._queue.max_rows = 1
-        logger.warning("served unbatched from now on: %s", misfit)
+            _run_alone(batch[0], instance)
+            return None
+        try:
+            outputs = instance.run(_stack(batch))
+        except Exception as exc:
+            # One request can spoil a batch; the others are not to suffer for it.
+            logger.info("a batch of %d requests failed and is run again one by one: %s", len(batch), exc)
+        else:
+            misfit = _without_batch_in_front(outputs, sum(call.rows for call in batch))
+            if misfit is None:
+                return outputs
+            self._queue.max_rows = 1
+            logger.warning("served unbatched from now on: %s", misfit)
         for call in batch:
-            call.outputs = instance.run(call.inputs)
+            _run_alone(call, instance)
         return None
 
     def _hand_over(self, instance: Instance) -> None:
@@ -225,6 +225,13 @@ class Scheduler:
         leader.instance = instance
         assert leader.wakeup is not None
         leader.wakeup.release()
+
+
+def _run_alone(call: Call, instance: Instance) -> None:
+    try:
+        call.outputs = instance.run(call.inputs)
+    except Exception as exc:
+        call.error = exc
 
 
 def _stack(batch: Sequence[Call]) -> dict[str, Array]:
@@ -242,9 +249,6 @@ def _without_batch_in_front(outputs: Arrays, rows: int) -> str | None:
 
 def _split(outputs: Arrays, batch: Sequence[Call]) -> None:
     """Gives each call its rows, as views."""
-    if len(batch) == 1:
-        batch[0].outputs = outputs
-        return
     start = 0
     for call in batch:
         stop = start + call.rows

@@ -131,17 +131,28 @@ def test_a_request_that_arrives_while_the_leader_wakes_can_still_join_the_batch(
     assert [future.result(WAIT) for future in waiting] == [[2.0], [4.0], [6.0]]
 
 
-def test_a_failed_batch_answers_every_member_and_the_instance_goes_on(bench: Bench) -> None:
+def test_a_request_that_spoils_a_batch_fails_alone_and_the_instance_goes_on(bench: Bench) -> None:
     bench.instance.fail = lambda x: BackendError("no") if 13.0 in x else None
     bench.occupy()
-    waiting = [bench.queue(call(13.0)), bench.queue(call(2.0))]
-    bench.release(2)
-    for future in waiting:
-        with pytest.raises(BackendError, match="no"):
-            future.result(WAIT)
+    bad, good = bench.queue(call(13.0)), bench.queue(call(2.0))
+    bench.release(4)
+    with pytest.raises(BackendError, match="no"):
+        bad.result(WAIT)
+    assert good.result(WAIT) == [4.0]
+    assert bench.instance.batches == [[0.0], [13.0, 2.0], [13.0], [2.0]]
     bench.release(1)
     assert bench.infer(call(5.0)).result(WAIT) == [10.0]
     assert bench.scheduler.instances == (0, 1)
+
+
+def test_a_model_that_always_fails_answers_every_member(bench: Bench) -> None:
+    bench.instance.fail = lambda x: RuntimeError("broken")
+    calls = [bench.occupy(), bench.queue(call(1.0)), bench.queue(call(2.0))]
+    bench.release(4)
+    for future in calls:
+        with pytest.raises(RuntimeError, match="broken"):
+            future.result(WAIT)
+    assert (bench.scheduler.instances, bench.scheduler.queued) == ((0, 1), (0, 0))
 
 
 def test_the_nth_failing_run_leaves_nothing_behind() -> None:

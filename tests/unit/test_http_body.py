@@ -1,0 +1,77 @@
+"""Bodies within a limit, and compression both ways."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from typing import Any
+
+import pytest
+from vintner.errors import InvalidArgument, TooLarge
+from vintner.http_body import UnsupportedEncoding, accepted_encoding, compress, read_body
+
+LIMIT = 1000
+
+
+def environ(body: bytes, encoding: str | None = None, chunked: bool = False) -> dict[str, Any]:
+    made: dict[str, Any] = {"wsgi.input": io.BytesIO(body)}
+    if not chunked:
+        made["CONTENT_LENGTH"] = str(len(body))
+    if encoding is not None:
+        made["HTTP_CONTENT_ENCODING"] = encoding
+    return made
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("size", [0, 1, LIMIT - 1, LIMIT])
+def test_a_body_up_to_the_limit_is_read(size: int, chunked: bool) -> None:
+    body = bytes(size)
+    assert read_body(environ(body, chunked=chunked), LIMIT) == body
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_the_limit_is_refused(chunked: bool) -> None:
+    with pytest.raises(TooLarge, match="1000 bytes"):
+        read_body(environ(bytes(LIMIT + 1), chunked=chunked), LIMIT)
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_compressed_bodies_count_decompressed(encoding: str, pack: Any, chunked: bool) -> None:
+    assert read_body(environ(pack(bytes(LIMIT)), encoding, chunked), LIMIT) == bytes(LIMIT)
+    with pytest.raises(TooLarge):
+        read_body(environ(pack(bytes(LIMIT + 1)), encoding, chunked), LIMIT)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("body", [b"", b"not compressed", gzip.compress(b"cut")[:-4], zlib.compress(b"cut")[:-2]])
+def test_broken_compression_is_the_clients_mistake(encoding: str, body: bytes) -> None:
+    with pytest.raises(InvalidArgument, match=encoding):
+        read_body(environ(body, encoding), LIMIT)
+
+
+def test_an_unknown_encoding_says_what_is_known() -> None:
+    with pytest.raises(UnsupportedEncoding, match="gzip, deflate or identity"):
+        read_body(environ(b"x", "br"), LIMIT)
+    assert read_body(environ(b"x", "identity"), LIMIT) == b"x"
+
+
+def test_a_body_that_ends_early_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="5 bytes early"):
+        read_body({**environ(b"12345"), "CONTENT_LENGTH": "10"}, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("header", "chosen"),
+    [
+        (None, None), ("", None), ("gzip", "gzip"), ("deflate", "deflate"), ("br", None), ("identity", None),
+        ("gzip;q=0.5, deflate;q=0.8", "deflate"), ("gzip;q=0", None), ("br, GZIP ; q=0.3", "gzip"), ("gzip;q=x", None),
+    ],
+)  # fmt: skip
+def test_the_reply_is_compressed_as_the_client_prefers(header: str | None, chosen: str | None) -> None:
+    assert accepted_encoding(header) == chosen
+
+
+def test_what_is_compressed_can_be_read() -> None:
+    assert gzip.decompress(compress(b"wine", "gzip")) == zlib.decompress(compress(b"wine", "deflate")) == b"wine"
