@@ -65,7 +65,7 @@ class Instance(Protocol):
 
         The inputs have passed validation against the model's specs, are C-contiguous and may be read-only. They stay
         unchanged during the call. The outputs belong to the caller: a later run does not overwrite them.
-        Raises BackendError with the runtime's reason.
+        Raises BackendError with the runtime's reason, or InvalidArgument for values that only the runtime can judge.
         """
         ...
 
