@@ -116,6 +116,7 @@ class _Server:
             port=config.grpc_port,
             max_message_bytes=config.max_message_bytes,
             max_concurrent_requests=config.max_concurrent_requests,
+            fast_path=config.grpc_fast_path,
         )
 
     def start(self) -> None:

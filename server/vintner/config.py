@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 from vintner.logs import LogFormat, LogLevel
 from vintner.option_kinds import ADDRESS, BOOLEAN, DIRECTORY, FILE, NAME, PORT, SECONDS, choice, integer, size
@@ -76,6 +76,13 @@ class ServerConfig:
     )
     max_message_bytes: int = field(
         default=LARGEST_MESSAGE, metadata=as_option(size(LARGEST_MESSAGE), "Largest gRPC message.")
+    )
+    grpc_fast_path: Literal["auto", "off"] = field(
+        default="auto",
+        metadata=as_option(
+            choice(("auto", "off")),
+            "Serve inferences over gRPC by a faster loop on grpcio's private interface, if it passes a check at start.",
+        ),
     )
     max_concurrent_requests: int = field(
         default=256,

@@ -2,7 +2,7 @@
 
 grpcio's synchronous server has one thread that polls; it hands each call to a pool, whose thread waits for the
 message on a condition. Here the threads that poll run the handler themselves. Only this file knows grpcio's private
-interface (`grpc._cython.cygrpc`, the constructor of `grpc._server._Server`), and `unusable` says whether it is what
+interface (`grpc._cython.cygrpc`, and where a `grpc.server` keeps its core), and `unusable` says whether it is what
 this file expects.
 
 A call is three events: it arrives, its message arrives, its answer is sent. What the handler sees of it, `Call`, is
@@ -13,15 +13,16 @@ neither a call nor a request for one is left that could still use it, for the co
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable
 from threading import Event, Lock
 from typing import Any, Final
 
 import grpc
 from grpc._cython import cygrpc
 
+from vintner.executor import LeanExecutor
 from vintner.pollers import Pollers, PollingEnded, Work
 
 logger = logging.getLogger(__name__)
@@ -36,21 +37,19 @@ CHECK_SECONDS: Final = 2.0
 NO_FLAGS: Final = 0
 
 Answer = Callable[[bytes, Any], bytes]
-Options = Sequence[tuple[str, int]]
 
 
 class FastPath:
-    """A `grpc.server` in which one unary method is served by a loop of our own.
+    """Serves one unary method of a `grpc.server` that has not been started; everything else stays the server's.
 
-    `server` is for everything else: services, ports. Life: the constructor, `start`, `stop`, each once. `answer` is
-    given the message's bytes and the `Call`, may block, and raises nothing. `max_threads` has to exceed the number of
-    handlers that block at the same time, for the loop does the network's work of the ordinary server too.
+    Life: the constructor, `start`, `stop`, each once. `answer` is given the message's bytes and the `Call`, may block,
+    and raises nothing. `max_threads` has to exceed the number of calls that block at the same time, or others wait.
     """
 
-    def __init__(self, executor: Executor, options: Options, *, method: str, answer: Answer, max_threads: int) -> None:
-        self.server: grpc.Server = _UnpolledServer(executor, options)
+    def __init__(self, server: grpc.Server, *, method: str, answer: Answer, max_threads: int) -> None:
         self.answer = answer
-        self._core = self.server._state.server
+        self._server = server
+        self._core = server._state.server
         self._method = method
         self._queue = cygrpc.CompletionQueue()
         self._core.register_completion_queue(self._queue)
@@ -61,7 +60,8 @@ class FastPath:
         self._ended = Event()
 
     def start(self) -> None:
-        self.server.start()
+        """Starts the server too."""
+        self._server.start()
         for _ in range(REQUESTED):
             self._request_call()
         self._pollers.start()
@@ -69,7 +69,7 @@ class FastPath:
     def stop(self, grace: float) -> None:
         """Refuses new calls, waits up to `grace` seconds for the running ones, then cancels them."""
         deadline = time.monotonic() + grace
-        self.server.stop(grace).wait()
+        self._server.stop(grace).wait()
         self.release()
         self._ended.wait(max(0.0, deadline - time.monotonic()))
 
@@ -84,13 +84,17 @@ class FastPath:
             self._ended.set()
 
     def _poll(self) -> Work | None:
-        # The event must be gone before the next poll: it may hold the last reference to a call of a server that is
-        # shutting down, which would keep the queue busy for ever (see grpc._server._serve). So there is one frame each.
+        # The event must be gone before the next poll, or it keeps its call alive, which can make a server that shuts
+        # down spin (grpc._server._serve says so). It is, for every event has a frame of its own here.
         event = self._queue.poll()
         if event.tag is None:
             raise PollingEnded
-        work: Work | None = event.tag(event)
-        return work
+        try:
+            work: Work | None = event.tag(event)
+            return work
+        except Exception:
+            logger.exception("a call's event could not be handled")
+            return None
 
     def _request_call(self) -> None:
         with self._lock:
@@ -114,7 +118,7 @@ class Call:
     Threads: the handler's own, and for `_closed` any that polls.
     """
 
-    __slots__ = ("_call", "_callbacks", "_code", "_details", "_event", "_message", "_over", "_path", "_pending")
+    __slots__ = ("_call", "_callbacks", "_code", "_details", "_event", "_message", "_over", "_path")
 
     def __init__(self, path: FastPath, event: Any) -> None:
         self._path = path
@@ -129,7 +133,8 @@ class Call:
     # -- for the handler -------------------------------------------------------------------------------------
 
     def time_remaining(self) -> float:
-        return max(0.0, self._event.call_details.deadline - time.time())
+        deadline: float = self._event.call_details.deadline
+        return max(0.0, deadline - time.time())
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """As grpcio's, except that the callback may have been called even so if the answer is False.
@@ -150,3 +155,92 @@ class Call:
         self._details = details.encode(errors="replace")
 
     # -- for the loop ----------------------------------------------------------------------------------------
+
+    def receive(self) -> None:
+        self._call.start_server_batch((cygrpc.ReceiveMessageOperation(NO_FLAGS),), self._received)
+
+    def _received(self, event: Any) -> Work | None:
+        self._message = event.batch_operations[0].message()
+        if self._message is not None:
+            return self._run
+        self._code = grpc.StatusCode.UNIMPLEMENTED  # as grpcio; unless the call is over, and then it reaches nobody
+        self._details = b"a unary call has exactly one request message"
+        self._finish(None)
+        return None
+
+    def _run(self) -> None:
+        message, self._message = self._message, None
+        assert message is not None
+        try:
+            answer = self._path.answer(message, self)
+        except Exception:
+            self._code, self._details = grpc.StatusCode.INTERNAL, b"internal error"
+            self._finish(None)
+            raise
+        self._finish(answer)
+
+    def _finish(self, answer: bytes | None) -> None:
+        """Sends everything in one batch, with the end of the call awaited in the same one if it is not already."""
+        operations = [
+            cygrpc.SendInitialMetadataOperation(None, NO_FLAGS),
+            cygrpc.SendStatusFromServerOperation(None, self._code.value[0], self._details, NO_FLAGS),
+        ]
+        if answer is not None and self._code is grpc.StatusCode.OK:
+            operations.append(cygrpc.SendMessageOperation(answer, NO_FLAGS))
+        if self._callbacks is None:
+            operations.append(cygrpc.ReceiveCloseOnServerOperation(NO_FLAGS))
+        self._call.start_server_batch(operations, self._finished)
+
+    def _finished(self, event: Any) -> None:
+        self._path.release()
+
+    def _closed(self, event: Any) -> None:
+        self._over = True
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks or ():
+            callback()
+
+
+def unusable() -> str | None:
+    """Why the fast path cannot be used with the grpcio that is installed; None if it can.
+
+    The releases are bounded because a core that is misused may abort the process; within the bounds calls are tried.
+    """
+    low, high = TESTED
+    release = tuple(int(part) for part in grpc.__version__.split(".")[:2] if part.isdigit())
+    if not low <= release < high:
+        return f"it was not tested with grpcio {grpc.__version__}"
+    try:
+        return _try_it()
+    except Exception as exc:
+        return f"grpcio {grpc.__version__} is not as expected: {exc!r}"
+
+
+def _try_it() -> str | None:
+    """Makes one good and one failing call over a socket without a name in the file system."""
+    executor = LeanExecutor(1, "vintner-grpc-check")
+    server = grpc.server(executor)
+    path = FastPath(server, method="/check/Echo", answer=_check, max_threads=2)
+    address = f"unix-abstract:vintner-{os.getpid()}-{time.monotonic_ns():x}"
+    server.add_insecure_port(address)
+    path.start()
+    try:
+        with grpc.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+            call = channel.unary_unary("/check/Echo")
+            if call(b"echo", timeout=CHECK_SECONDS) != b"echo":
+                return "an answer was wrong"
+            failed = call.future(b"", timeout=CHECK_SECONDS)
+            if (failed.code(), failed.details()) != (grpc.StatusCode.NOT_FOUND, "nothing"):
+                return f"a status was wrong: {failed.code()}"
+    finally:
+        path.stop(CHECK_SECONDS)
+        executor.shutdown()
+    return None
+
+
+def _check(message: bytes, call: Any) -> bytes:
+    if not message:
+        call.set_code(grpc.StatusCode.NOT_FOUND)
+        call.set_details("nothing")
+    in_time = 0.0 < call.time_remaining() < 2 * CHECK_SECONDS
+    return message if in_time and call.add_callback(int) else b"wrong"

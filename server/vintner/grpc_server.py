@@ -1,8 +1,8 @@
 """The gRPC front end: `inference.GRPCInferenceService`, `grpc.health.v1` and server reflection on one port.
 
 Knows the transport; what is done is the service's, how messages look is the codec's. The calls are handled by
-grpcio's synchronous server on a lean executor, on messages that are parsed here, so that a malformed one is the
-client's error and not ours.
+grpcio's synchronous server on a lean executor, ModelInfer by the fast path if it can be used. Messages are parsed
+here, so that a malformed one is the client's error and not ours.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from vintner import grpc_codec as codec
 from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, VintnerError
 from vintner.executor import LeanExecutor
+from vintner.grpc_fast_path import FastPath, unusable
 from vintner.pb import grpc_service_pb2 as pb
 from vintner.pb.pool import POOL
 from vintner.service import CONTROL_THREADS, Service
@@ -32,21 +33,58 @@ SERVICE_NAME = "inference.GRPCInferenceService"
 NO_DEADLINE = 365 * 86400.0
 """Seconds that nobody means: grpcio reports a call without a deadline as one in some centuries."""
 
+LONGEST_DETAILS = 2500
+"""Bytes of UTF-8. Each may take three in the trailer, and clients begin to refuse trailers at 8 KiB."""
+
+FastPathUse = Literal["auto", "off"]
 Handler = Callable[[Any, Any], Message]
+
+
+class _Health(health.HealthServicer):  # type: ignore[misc]
+    """grpcio's, whose watches would last until their clients go away, and so hold up the end of the server."""
+
+    _ending = False
+
+    def Watch(self, request: Any, context: Any, send_response_callback: Any = None) -> None:  # noqa: N802
+        super().Watch(request, context, send_response_callback)
+        if self._ending:
+            send_response_callback(None)
+
+    def end_watches(self) -> None:
+        """Ends the watches there are, and each that begins from now on after its first answer."""
+        self._ending = True
+        with self._lock:
+            watches = [watch for service in self._send_response_callbacks.values() for watch in service]
+        for watch in watches:
+            watch(None)
 
 
 class GrpcServer:
     """Its life is three calls: the constructor binds, `start` serves, `stop` drains."""
 
     def __init__(
-        self, service: Service, *, host: str, port: int, max_message_bytes: int, max_concurrent_requests: int
+        self,
+        service: Service,
+        *,
+        host: str,
+        port: int,
+        max_message_bytes: int,
+        max_concurrent_requests: int,
+        fast_path: FastPathUse = "auto",
     ) -> None:
         """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound."""
         self._service = service
-        self._executor = LeanExecutor(max_concurrent_requests + CONTROL_THREADS, "vintner-grpc")
+        handlers = _Handlers(service)
+        threads = max_concurrent_requests + CONTROL_THREADS
+        self._executor = LeanExecutor(threads, "vintner-grpc")
         self._server = grpc.server(self._executor, options=_options(max_message_bytes))
-        self._server.add_generic_rpc_handlers((_Handlers(service).generic(),))
-        self._health = health.HealthServicer(experimental_non_blocking=True)
+        self._fast: FastPath | None = None
+        if fast_path == "auto" and _usable():
+            infer = _answer("ModelInfer", pb.ModelInferRequest, handlers.model_infer)
+            method = f"/{SERVICE_NAME}/ModelInfer"
+            self._fast = FastPath(self._server, method=method, answer=infer, max_threads=threads)
+        self._server.add_generic_rpc_handlers((handlers.generic(),))
+        self._health = _Health(experimental_non_blocking=True)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         _enable_reflection(self._server)
         self.announce_readiness()
@@ -57,7 +95,7 @@ class GrpcServer:
             raise ConfigError(f"cannot listen for gRPC on {address}: the port is in use or not allowed") from exc
 
     def start(self) -> None:
-        self._server.start()
+        (self._fast or self._server).start()
 
     def announce_readiness(self) -> None:
         """Tells `grpc.health.v1`, and whoever watches it, whether the server is ready now."""
@@ -68,8 +106,21 @@ class GrpcServer:
 
     def stop(self, grace: float) -> None:
         """Refuses new calls, waits up to `grace` seconds for the running ones, then cancels them."""
-        self._server.stop(grace).wait()
+        self._health.end_watches()
+        if self._fast:
+            self._fast.stop(grace)
+        else:
+            self._server.stop(grace).wait()
         self._executor.shutdown(wait=False)
+
+
+def _usable() -> bool:
+    reason = unusable()
+    if reason is None:
+        logger.info("inferences over gRPC take the fast path")
+    else:
+        logger.warning("inferences over gRPC do without the fast path: %s", reason)
+    return reason is None
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:
@@ -163,6 +214,11 @@ class _Handlers:
         return codec.encode_infer(self._service.infer(request, "grpc"))
 
 
+def _shortened(message: str) -> str:
+    """As much of a message as a client will take: it may repeat a name of any length."""
+    return message.encode(errors="replace")[:LONGEST_DETAILS].decode(errors="ignore")
+
+
 def _answer(name: str, message: type[Message], handler: Handler) -> Callable[[bytes, Any], bytes]:
     """Parses, handles, serialises, and turns errors into a status."""
     parse = message.FromString
@@ -176,7 +232,7 @@ def _answer(name: str, message: type[Message], handler: Handler) -> Callable[[by
             return handler(request, context).SerializeToString()
         except VintnerError as exc:
             context.set_code(grpc.StatusCode[exc.code])
-            context.set_details(exc.message)
+            context.set_details(_shortened(exc.message))
         except Exception:
             logger.exception("%s failed", name)
             context.set_code(grpc.StatusCode.INTERNAL)

@@ -94,6 +94,8 @@ def _decompress(body: bytes, encoding: str, limit: int) -> bytes:
         raise _too_large(limit)
     if not decompressor.eof:
         raise InvalidArgument(f"the body is not valid {encoding} data: it ends early")
+    if decompressor.unused_data:
+        raise InvalidArgument(f"the body is not valid {encoding} data: more follows its end")
     return plain
 
 

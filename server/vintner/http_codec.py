@@ -184,7 +184,7 @@ def _entry(entry: Any, kind: str) -> tuple[str, dict[str, Any]]:
         return name, {}
     parameters = _required(entry, "parameters", dict, f"{kind} '{name}'")
     if "shared_memory_region" in parameters:
-        raise Unsupported(f"{kind} '{name}': shared memory is not enabled on this server")
+        raise Unsupported(f"{kind} '{name}': shared memory is not supported by this server")
     return name, parameters
 
 

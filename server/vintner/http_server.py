@@ -15,7 +15,15 @@ from typing import ClassVar, Final
 import orjson
 
 from vintner import http_codec as codec
-from vintner.errors import InvalidArgument, ModelNotReady, NotFound, RequestError, Unavailable, VintnerError
+from vintner.errors import (
+    InvalidArgument,
+    ModelNotReady,
+    NotFound,
+    RequestError,
+    Unavailable,
+    Unsupported,
+    VintnerError,
+)
 from vintner.http_body import SMALLEST_COMPRESSED, accepted_encoding, compress, plain_size, read_body, read_exactly
 from vintner.http_transport import Answer, Environ
 from vintner.service import Service
@@ -72,7 +80,11 @@ def routes(service: Service, max_request_bytes: int) -> list[Route]:
         (r"/v2/repository/index", "POST", api.repository_index),
         (r"/metrics", "GET", api.metrics),
     ]
-    return [Route(re.compile(pattern), _with_head(method, answer)) for pattern, method, answer in table]
+    shared_memory = re.compile(r"/v2/(?:cuda|system)sharedmemory/.+")
+    return [
+        *(Route(re.compile(pattern), _with_head(method, answer)) for pattern, method, answer in table),
+        Route(shared_memory, {"GET": api.shared_memory, "POST": api.shared_memory}),
+    ]
 
 
 def metrics_routes(service: Service) -> list[Route]:
@@ -195,6 +207,9 @@ class _Api:
         body = read_body(environ, self._limit)
         json_size = codec.json_size(header_length, len(body))
         return body[:json_size], body[json_size:]
+
+    def shared_memory(self, environ: Environ) -> Answer:
+        raise Unsupported("shared memory is not supported by this server")
 
     def metrics(self, environ: Environ) -> Answer:
         return 200, (METRICS,), self._service.metrics()

@@ -33,6 +33,9 @@ CONNECTIONS = 65536
 HEADER_TIMEOUT_MS = 65_000
 """For the header of a request, and for the next request on a connection that is kept alive."""
 
+DISCARDED = 256 << 20
+"""Bytes of a refused body that are read; a client that sends more finds its connection closed."""
+
 Headers = Sequence[tuple[str, str]]
 Answer = tuple[int, Headers, bytes]
 """Status, headers and body."""
@@ -89,13 +92,23 @@ class HttpTransport:
         worker.serve_mtr(_new_cbscheduler(self._loop, self._answer, impl_asyncio=True), self._loop, self._stop)
 
     def _answer(self, response: Any, environ: dict[str, Any]) -> None:
-        response.response_bytes(*self._handler(environ))
+        status, headers, body = self._handler(environ)
+        response.response_bytes(status, headers, body)
+        if status >= 400:
+            _discard(environ["wsgi.input"])
 
     def stop(self) -> None:
         """Stops accepting, and returns when the running requests have been answered."""
         self._stop.set()
         self._stopped.wait()
         self._loop.close()
+
+
+def _discard(body: Any) -> None:
+    """Takes what a client still sends after its answer: most read the answer only once they have sent all."""
+    left = DISCARDED
+    while left > 0 and (part := body.read(1 << 20)):
+        left -= len(part)
 
 
 def _listen(host: str, port: int, purpose: str) -> socket.socket:

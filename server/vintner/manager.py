@@ -92,12 +92,11 @@ class Manager:
             for name in scan.models:
                 self._statuses.setdefault(name, {})
             self._aspired = True
-            names = list(self._statuses)
+            for name in self._statuses:  # all under one lock: a first model must not find the others not even begun
+                self._step(name)
         for name, reason in scan.faults.items():
             logger.error("model '%s' is unavailable: %s", name, reason)
             self.registry.loaded(None)
-        for name in names:
-            self._advance(name)
         self._changed()
 
     def subscribe(self, listener: Callable[[], None]) -> None:
@@ -111,22 +110,26 @@ class Manager:
     def _advance(self, name: str) -> None:
         """Starts the next step of the plan for one model."""
         with self._lock:
-            if self._stopped:
-                return
-            source = self._sources.get(name)
-            statuses = self._statuses[name]
-            step = plan(source.versions if source else (), statuses)
-            for version in step.load:
-                statuses[version] = Status(State.LOADING)
-                assert source is not None
-                self._start(self._load, source, version)
-            for version in step.unload:
-                statuses[version] = Status(State.UNLOADING)
-                self._start(self._unload, name, version)
-            if not any(status.state is State.LOADING for _, _, status in self._all()):
-                self.settled.set()
-            else:
-                self.settled.clear()
+            self._step(name)
+
+    def _step(self, name: str) -> None:
+        """As `_advance`. Needs the lock."""
+        if self._stopped:
+            return
+        source = self._sources.get(name)
+        statuses = self._statuses[name]
+        step = plan(source.versions if source else (), statuses)
+        for version in step.load:
+            statuses[version] = Status(State.LOADING)
+            assert source is not None
+            self._start(self._load, source, version)
+        for version in step.unload:
+            statuses[version] = Status(State.UNLOADING)
+            self._start(self._unload, name, version)
+        if not any(status.state is State.LOADING for _, _, status in self._all()):
+            self.settled.set()
+        else:
+            self.settled.clear()
 
     def _start(self, task: Callable[..., None], *args: object) -> None:
         future = self._loaders.submit(task, *args)

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 Work = Callable[[], None]
 
 POLLING: Final = 2
-"""Threads that poll when there is nothing to run. One waits for the network while the other runs short work; every
-further one is woken by the C core in turn, only to contend for the interpreter's lock (measured: 2 beat 1 and 4)."""
+"""Threads that poll when there is nothing to run. While one runs short work the other waits, so that nobody has to be
+woken; more than that are woken in turn, only to contend for the interpreter's lock (measured: 2 beat 1 and 4)."""
 
 PARKED_SECONDS: Final = 30.0
 """How long a thread is kept that has nothing to do."""
@@ -29,13 +29,13 @@ class PollingEnded(Exception):
 
 
 class Pollers:
-    """Calls `poll` from several threads, which must not block for work of its own, and runs the work it returns.
+    """Calls `poll` from several threads, and runs the work that it returns in the thread that got it.
 
     Threads: the lock guards the counts and the parked threads' locks. It is never held in `poll` or in work.
     """
 
     def __init__(self, poll: Callable[[], Work | None], *, max_threads: int, name: str) -> None:
-        """`poll` waits for one event; it returns what may block, or None, and raises PollingEnded."""
+        """`poll` waits for one event, deals with it, and returns what may block, or None. It raises PollingEnded."""
         self._poll = poll
         self._max_threads = max_threads
         self._name = name
@@ -56,13 +56,11 @@ class Pollers:
             self._succeed()
 
     def end(self) -> None:
-        """Lets the parked threads end; the others do when `poll` tells them."""
+        """To be called when `poll` raises PollingEnded: lets the parked threads come and see it."""
         with self._lock:
             self._ending = True
-            parked, self._parked = self._parked, []
-            self._threads -= len(parked)
-        for wakeup in parked:
-            wakeup.release()
+            while self._parked:
+                self._succeed()
 
     def _run(self) -> None:
         try:
@@ -99,9 +97,16 @@ class Pollers:
             self._polling += 1
             self._parked.pop().release()  # the one that ran last: its memory is warm, and the others can end
         elif self._threads < self._max_threads:
-            self._polling += 1
-            self._threads += 1
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        try:
             Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
+        except RuntimeError:
+            logger.warning("no further thread can be started; %d serve", self._threads)
+            return
+        self._polling += 1
+        self._threads += 1
 
     def _return(self) -> bool:
         """Polls again if needed, else waits to be needed. False if the thread is to end."""
@@ -118,4 +123,4 @@ class Pollers:
                     self._parked.remove(wakeup)
                     self._threads -= 1
                     return False
-        return not self._ending
+        return True

@@ -137,6 +137,23 @@ def test_readiness_once_reached_survives_a_new_version_that_fails(world: World) 
     assert manager.ready_versions("m") == ["1"]
 
 
+def test_a_quick_model_does_not_make_a_server_ready_whose_others_have_not_begun(world: World) -> None:
+    for name in ("a", "b", "c", "d"):
+        write_model(world.root / name, {**fake_model(), "fail": "broken"} if name == "d" else None)
+    states: list[list[str]] = []
+    submit = world.manager._loaders.submit
+
+    def submit_and_ask(*task: object) -> object:
+        # What another thread would see if it came now; it would have to wait for the lock.
+        states.append([] if world.manager._lock.locked() else world.manager.holdups(strict=True))
+        return submit(*task)
+
+    world.manager._loaders.submit = submit_and_ask
+    manager = world.settle()
+    assert states == [[]] * 4
+    assert any("broken" in reason for reason in manager.holdups(strict=True))
+
+
 def test_nothing_is_ready_before_the_repository_was_read(world: World) -> None:
     assert world.manager.holdups(strict=False) == ["the model repository has not been read yet"]
 

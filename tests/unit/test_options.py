@@ -41,6 +41,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "max_request_bytes": ("1GiB", 1 << 30),
     "max_message_bytes": ("4Mi", 4 << 20),
     "max_concurrent_requests": ("1", 1),
+    "grpc_fast_path": ("off", "off"),
     "model_load_threads": ("2", 2),
     "strict_readiness": ("off", False),
     "drain_seconds": ("2.5", 2.5),
