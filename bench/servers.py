@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import onnx
 
 from bench import models
 from bench.process import Process, ProcessError
@@ -52,10 +52,17 @@ class Server:
 
 
 @contextmanager
-def vintner(site: Site, repository: Path, name: str = "vintner") -> Iterator[Server]:
-    """As shipped: no flags but the repository and free ports."""
+def vintner(site: Site, repository: Path, name: str = "vintner", *flags: str) -> Iterator[Server]:
+    """As shipped: no flags but the repository, free ports, and those that a row is about."""
     ports = [f"--{kind}-port=0" for kind in ("http", "grpc", "metrics")]
-    command = [str(PROGRAMS / "vintner"), "serve", f"--model-repository={repository}", "--host=127.0.0.1", *ports]
+    command = [
+        str(PROGRAMS / "vintner"),
+        "serve",
+        f"--model-repository={repository}",
+        "--host=127.0.0.1",
+        *ports,
+        *flags,
+    ]
     with Process(command, site.core, site.log(name)) as process:
         line = process.wait_for(r"http=\S+.*grpc=.*\n")[0]
         http, grpc, metrics = (_address(line, kind) for kind in ("http", "grpc", "metrics"))
@@ -136,8 +143,8 @@ def _mlserver_environment(directory: Path) -> Path:
 def _write_mlserver_settings(directory: Path, http: int, grpc: int, metrics: int) -> None:
     folder = directory / "mlp"
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / "weights.npz"
-    np.savez(weights, allow_pickle=False, **models.mlp_weights())
+    onnx_file = folder / "model.onnx"
+    onnx.save(models.mlp(), onnx_file)
     (folder / "mlserver_model.py").write_text((BENCH / "mlserver_model.py").read_text())
     settings = {
         "host": "127.0.0.1",
@@ -147,7 +154,7 @@ def _write_mlserver_settings(directory: Path, http: int, grpc: int, metrics: int
         "debug": False,
         "parallel_workers": 0,
     }
-    model = {"name": "mlp", "implementation": "mlserver_model.Mlp", "parameters": {"uri": str(weights.resolve())}}
+    model = {"name": "mlp", "implementation": "mlserver_model.Mlp", "parameters": {"uri": str(onnx_file.resolve())}}
     (directory / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(model))
 
