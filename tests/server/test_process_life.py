@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from fake_backend import fake_model, write_model
 from held_backend import held
+from infer_calls import Background, wait_until
 from running_server import RunningServer, vintner
 
 WAIT = 30.0
@@ -40,36 +40,14 @@ def http_infer(server: RunningServer, value: float = 1.0) -> Any:
         return client.infer("m", [given]).as_numpy("output")
 
 
-class Background(threading.Thread):
-    """Runs a call beside the test; `outcome` has what it returned or raised."""
-
-    def __init__(self, call: Any, *arguments: Any) -> None:
-        super().__init__()
-        self._call, self._arguments = call, arguments
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._result: Any = self._call(*self._arguments)
-        except Exception as exc:
-            self._result = exc
-
-    @property
-    def outcome(self) -> Any:
-        self.join(WAIT)
-        assert not self.is_alive(), "no answer"
-        return self._result
-
-
 def wait_for_running(server: RunningServer, requests: int) -> None:
     """Until so many requests are in the model or its queue."""
-    pause = threading.Event()
-    for _ in range(2000):
+
+    def running() -> bool:
         waiting = server.counter("vintner_queue_requests", model="m")
-        if waiting + server.counter("vintner_instances_busy", model="m") == requests:
-            return
-        pause.wait(0.01)
-    raise AssertionError(f"never {requests} requests at once")
+        return waiting + server.counter("vintner_instances_busy", model="m") == requests
+
+    wait_until(running)
 
 
 def test_the_ready_line_says_what_was_bound(start: Any, repository: Path) -> None:
@@ -100,12 +78,7 @@ def test_running_requests_are_answered_before_the_end(start: Any, repository: Pa
 
 
 def pause_until_logged(server: RunningServer, text: str) -> None:
-    pause = threading.Event()
-    for _ in range(2000):
-        if text in server.log.read_text():
-            return
-        pause.wait(0.01)
-    raise AssertionError(f"{text!r} never came in {server.log.read_text()}")
+    wait_until(lambda: text in server.log.read_text())
 
 
 def test_while_it_drains_the_server_is_not_ready_and_serves(start: Any, repository: Path) -> None:
