@@ -7,13 +7,13 @@ one signature can be stacked. The head of the order always leads the next batch,
 filled from its own bucket, passing over what does not fit, so a big request does not hold up the small ones
 behind it. A batch is cut when an instance is there to run it, not before (late binding).
 
-Invariant: a request is in the order and in its bucket, or in neither; `requests` and `bytes` count exactly those.
+Invariant: a request is in the order and in its bucket, or in neither; length, `rows` and `bytes` count exactly those.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -60,6 +60,10 @@ class BatchQueue(Generic[PendingT]):
         self._order: OrderedDict[PendingT, None] = OrderedDict()
         self._buckets: dict[Hashable, OrderedDict[PendingT, None]] = {}
         self.bytes = 0
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[PendingT]:
+        return iter(self._order)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -77,6 +81,7 @@ class BatchQueue(Generic[PendingT]):
             bucket = self._buckets[item.signature] = OrderedDict()
         bucket[item] = None
         self.bytes += item.size
+        self.rows += item.rows
 
     def remove(self, item: PendingT) -> bool:
         """Takes one request out, wherever it stands. False if it was not in the queue any more."""
@@ -88,6 +93,7 @@ class BatchQueue(Generic[PendingT]):
         if not bucket:
             del self._buckets[item.signature]
         self.bytes -= item.size
+        self.rows -= item.rows
         return True
 
     def pop(self) -> PendingT:
@@ -96,12 +102,14 @@ class BatchQueue(Generic[PendingT]):
         self.remove(leader)
         return leader
 
-    def cut(self, leader: PendingT, now: float) -> list[PendingT]:
+    def cut(self, leader: PendingT, now: float, rows: int | None = None) -> list[PendingT]:
         """Takes out the followers of a leader: same signature, first come first served, as many as fit.
 
-        Requests whose deadline has passed are left for their owners to take out.
+        `rows` sets a bound below `max_rows` for this batch.
+
+        Requests whose deadline has passed are left for whoever ends them.
         """
-        space = self.max_rows - leader.rows
+        space = (self.max_rows if rows is None else min(rows, self.max_rows)) - leader.rows
         followers: list[PendingT] = []
         for item in self._buckets.get(leader.signature, ()):
             if space <= 0:

@@ -1,12 +1,12 @@
 """Unary gRPC calls on a lean loop over grpcio's C core, beside an ordinary server on the same port.
 
 grpcio's synchronous server has one thread that polls; it hands each call to a pool, whose thread waits for the
-message on a condition. Here the threads that poll run the handler themselves. Only this file knows grpcio's private
-interface (`grpc._cython.cygrpc`, and where a `grpc.server` keeps its core), and `unusable` says whether it is what
-this file expects.
+message on a condition. Here the thread that polls begins the call itself, and whoever has the answer sends it, so no
+thread waits for one. Only this file knows grpcio's private interface (`grpc._cython.cygrpc`, and where a `grpc.server`
+keeps its core), and `unusable` says whether it is what this file expects.
 
-A call is three events: it arrives, its message arrives, its answer is sent. What the handler sees of it, `Call`, is
-the part of `grpc.ServicerContext` that Vintner's handlers use. Invariant: the completion queue is shut down when
+A call is three events: it arrives, its message arrives, its answer is sent. What the handler sees of it is `Call`: a
+part of `grpc.ServicerContext`, and a way to answer. Invariant: the completion queue is shut down when
 neither a call nor a request for one is left that could still use it, for the core aborts the process otherwise.
 """
 
@@ -23,7 +23,7 @@ import grpc
 from grpc._cython import cygrpc
 
 from vintner.executor import LeanExecutor
-from vintner.pollers import Pollers, PollingEnded, Work
+from vintner.poller import NothingReady, Poller, PollingEnded, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -36,25 +36,28 @@ REQUESTED: Final = 128
 CHECK_SECONDS: Final = 2.0
 NO_FLAGS: Final = 0
 
-Answer = Callable[[bytes, Any], bytes]
+AT_ONCE: Final = 0.0
+"""A deadline that has passed."""
+
+Begin = Callable[[bytes, "Call"], Turn | None]
+"""Is given a call's message; answers, or sees to it that somebody will. Returns what is to be run for it, and soon."""
 
 
 class FastPath:
     """Serves one unary method of a `grpc.server` that has not been started; everything else stays the server's.
 
-    Life: the constructor, `start`, `stop`, each once. `answer` is given the message's bytes and the `Call`, may block,
-    and raises nothing. `max_threads` has to exceed the number of calls that block at the same time, or others wait.
+    Life: the constructor, `start`, `stop`, each once. `begin` must neither block nor raise.
     """
 
-    def __init__(self, server: grpc.Server, *, method: str, answer: Answer, max_threads: int) -> None:
-        self.answer = answer
+    def __init__(self, server: grpc.Server, *, method: str, begin: Begin) -> None:
+        self.begin = begin
         self._server = server
         self._core = server._state.server
         self._method = method
         self._queue = cygrpc.CompletionQueue()
         self._core.register_completion_queue(self._queue)
         self._core.register_method(method)
-        self._pollers = Pollers(self._poll, max_threads=max_threads, name="vintner-grpc-fast")
+        self._poller = Poller(self._poll, name="vintner-grpc-fast")
         self._lock = Lock()
         self._users = 1  # of the queue: this object until `stop`, every request for a call, every call
         self._ended = Event()
@@ -64,7 +67,7 @@ class FastPath:
         self._server.start()
         for _ in range(REQUESTED):
             self._request_call()
-        self._pollers.start()
+        self._poller.start()
 
     def stop(self, grace: float) -> None:
         """Refuses new calls, waits up to `grace` seconds for the running ones, then cancels them."""
@@ -80,18 +83,17 @@ class FastPath:
             last = not self._users
         if last:
             self._queue.shutdown()
-            self._pollers.end()
             self._ended.set()
 
-    def _poll(self) -> Work | None:
+    def _poll(self, wait: bool) -> Turn | None:
         # The event must be gone before the next poll, or it keeps its call alive, which can make a server that shuts
         # down spin (grpc._server._serve says so). It is, for every event has a frame of its own here.
-        event = self._queue.poll()
+        event = self._queue.poll(deadline=None if wait else AT_ONCE)
         if event.tag is None:
-            raise PollingEnded
+            raise NothingReady if event.completion_type == cygrpc.CompletionType.queue_timeout else PollingEnded
         try:
-            work: Work | None = event.tag(event)
-            return work
+            turn: Turn | None = event.tag(event)
+            return turn
         except Exception:
             logger.exception("a call's event could not be handled")
             return None
@@ -113,20 +115,17 @@ class FastPath:
 
 
 class Call:
-    """One call, as its handler sees it: what `grpc.ServicerContext` says of these methods holds.
+    """One call, as its handler sees it. What `grpc.ServicerContext` says of a method of its name holds.
 
-    Threads: the handler's own, and for `_closed` any that polls.
+    Threads: the one that polls, and whichever calls `answer` or `fail`.
     """
 
-    __slots__ = ("_call", "_callbacks", "_code", "_details", "_event", "_message", "_over", "_path")
+    __slots__ = ("_call", "_callbacks", "_event", "_over", "_path")
 
     def __init__(self, path: FastPath, event: Any) -> None:
         self._path = path
         self._event = event
         self._call = event.call
-        self._message: bytes | None = None
-        self._code = grpc.StatusCode.OK
-        self._details = b""
         self._callbacks: list[Callable[[], None]] | None = None
         self._over = False
 
@@ -148,45 +147,36 @@ class Call:
             self._callbacks.append(callback)
         return not self._over
 
-    def set_code(self, code: grpc.StatusCode) -> None:
-        self._code = code
+    def answer(self, message: bytes) -> None:
+        """Ends the call. This or `fail` is to be called once, from any thread."""
+        self._finish(grpc.StatusCode.OK, b"", cygrpc.SendMessageOperation(message, NO_FLAGS))
 
-    def set_details(self, details: str) -> None:
-        self._details = details.encode(errors="replace")
+    def fail(self, code: grpc.StatusCode, details: str) -> None:
+        self._finish(code, details.encode(errors="replace"))
 
     # -- for the loop ----------------------------------------------------------------------------------------
 
     def receive(self) -> None:
         self._call.start_server_batch((cygrpc.ReceiveMessageOperation(NO_FLAGS),), self._received)
 
-    def _received(self, event: Any) -> Work | None:
-        self._message = event.batch_operations[0].message()
-        if self._message is not None:
-            return self._run
-        self._code = grpc.StatusCode.UNIMPLEMENTED  # as grpcio; unless the call is over, and then it reaches nobody
-        self._details = b"a unary call has exactly one request message"
-        self._finish(None)
-        return None
-
-    def _run(self) -> None:
-        message, self._message = self._message, None
-        assert message is not None
+    def _received(self, event: Any) -> Turn | None:
+        message = event.batch_operations[0].message()
+        if message is None:  # as grpcio; unless the call is over, and then it reaches nobody
+            self.fail(grpc.StatusCode.UNIMPLEMENTED, "a unary call has exactly one request message")
+            return None
         try:
-            answer = self._path.answer(message, self)
+            return self._path.begin(message, self)
         except Exception:
-            self._code, self._details = grpc.StatusCode.INTERNAL, b"internal error"
-            self._finish(None)
+            self.fail(grpc.StatusCode.INTERNAL, "internal error")
             raise
-        self._finish(answer)
 
-    def _finish(self, answer: bytes | None) -> None:
+    def _finish(self, code: grpc.StatusCode, details: bytes, *messages: Any) -> None:
         """Sends everything in one batch, with the end of the call awaited in the same one if it is not already."""
         operations = [
             cygrpc.SendInitialMetadataOperation(None, NO_FLAGS),
-            cygrpc.SendStatusFromServerOperation(None, self._code.value[0], self._details, NO_FLAGS),
+            *messages,
+            cygrpc.SendStatusFromServerOperation(None, code.value[0], details, NO_FLAGS),
         ]
-        if answer is not None and self._code is grpc.StatusCode.OK:
-            operations.append(cygrpc.SendMessageOperation(answer, NO_FLAGS))
         if self._callbacks is None:
             operations.append(cygrpc.ReceiveCloseOnServerOperation(NO_FLAGS))
         self._call.start_server_batch(operations, self._finished)
@@ -220,7 +210,7 @@ def _try_it() -> str | None:
     """Makes one good and one failing call over a socket without a name in the file system."""
     executor = LeanExecutor(1, "vintner-grpc-check")
     server = grpc.server(executor)
-    path = FastPath(server, method="/check/Echo", answer=_check, max_threads=2)
+    path = FastPath(server, method="/check/Echo", begin=_check)
     address = f"unix-abstract:vintner-{os.getpid()}-{time.monotonic_ns():x}"
     server.add_insecure_port(address)
     path.start()
@@ -238,9 +228,9 @@ def _try_it() -> str | None:
     return None
 
 
-def _check(message: bytes, call: Any) -> bytes:
+def _check(message: bytes, call: Call) -> None:
     if not message:
-        call.set_code(grpc.StatusCode.NOT_FOUND)
-        call.set_details("nothing")
+        call.fail(grpc.StatusCode.NOT_FOUND, "nothing")
+        return
     in_time = 0.0 < call.time_remaining() < 2 * CHECK_SECONDS
-    return message if in_time and call.add_callback(int) else b"wrong"
+    call.answer(message if in_time and call.add_callback(lambda: None) else b"wrong")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -20,11 +20,12 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from vintner import grpc_codec as codec
 from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, VintnerError
 from vintner.executor import LeanExecutor
-from vintner.grpc_fast_path import FastPath, unusable
+from vintner.grpc_fast_path import Call, FastPath, unusable
 from vintner.pb import grpc_service_pb2 as pb
 from vintner.pb.pool import POOL
+from vintner.scheduler import Turn
 from vintner.service import CONTROL_THREADS, Service
-from vintner.types import Cancellation
+from vintner.types import Cancellation, Request, Response
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ LONGEST_DETAILS = 2500
 
 FastPathUse = Literal["auto", "off"]
 Handler = Callable[[Any, Any], Message]
+MessageT = TypeVar("MessageT", bound=Message)
 
 
 class _Health(health.HealthServicer):  # type: ignore[misc]
@@ -80,9 +82,7 @@ class GrpcServer:
         self._server = grpc.server(self._executor, options=_options(max_message_bytes))
         self._fast: FastPath | None = None
         if fast_path == "auto" and _usable():
-            infer = _answer("ModelInfer", pb.ModelInferRequest, handlers.model_infer)
-            method = f"/{SERVICE_NAME}/ModelInfer"
-            self._fast = FastPath(self._server, method=method, answer=infer, max_threads=threads)
+            self._fast = FastPath(self._server, method=f"/{SERVICE_NAME}/ModelInfer", begin=handlers.begin_infer)
         self._server.add_generic_rpc_handlers((handlers.generic(),))
         self._health = _Health(experimental_non_blocking=True)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -174,7 +174,7 @@ class _Handlers:
             "RepositoryIndex": (pb.RepositoryIndexRequest, self.repository_index),
         }
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(_answer(name, message, handler))
+            name: grpc.unary_unary_rpc_method_handler(_answer(message, handler))
             for name, (message, handler) in methods.items()
         }
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
@@ -202,6 +202,19 @@ class _Handlers:
         return codec.encode_index(self._service.repository_index(request.ready))
 
     def model_infer(self, message: pb.ModelInferRequest, context: Any) -> Message:
+        """ModelInfer by way of grpcio's server: the thread of the call waits for the answer."""
+        return codec.encode_infer(self._service.infer(self._request(message, context), "grpc"))
+
+    def begin_infer(self, data: bytes, call: Call) -> Turn | None:
+        """ModelInfer by way of the fast path: whoever has the answer sends it."""
+        try:
+            request = self._request(_parsed(pb.ModelInferRequest, data), call)
+        except Exception as exc:
+            call.fail(*_status(exc))
+            return None
+        return self._service.submit(request, "grpc", lambda result: _end(call, result))
+
+    def _request(self, message: pb.ModelInferRequest, context: Any) -> Request:
         try:
             request = codec.decode_infer(message)
         except VintnerError as exc:
@@ -211,32 +224,47 @@ class _Handlers:
         if remaining is not None and remaining < NO_DEADLINE:
             request.deadline = time.monotonic() + remaining
         request.cancellation = _CallCancellation(context)
-        return codec.encode_infer(self._service.infer(request, "grpc"))
+        return request
 
 
-def _shortened(message: str) -> str:
-    """As much of a message as a client will take: it may repeat a name of any length."""
-    return message.encode(errors="replace")[:LONGEST_DETAILS].decode(errors="ignore")
+def _end(call: Call, result: Response | Exception) -> None:
+    if isinstance(result, Exception):
+        call.fail(*_status(result))
+        return
+    try:
+        answer = codec.encode_infer(result).SerializeToString()
+    except Exception as exc:
+        call.fail(*_status(exc))
+    else:
+        call.answer(answer)
 
 
-def _answer(name: str, message: type[Message], handler: Handler) -> Callable[[bytes, Any], bytes]:
+def _status(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """What a client is told. Details are cut to what it will take, for they may repeat a name of any length."""
+    if not isinstance(error, VintnerError):
+        logger.error("a call failed", exc_info=error)
+        return grpc.StatusCode.INTERNAL, "internal error; the server's log has the details"
+    details = error.message.encode(errors="replace")[:LONGEST_DETAILS].decode(errors="ignore")
+    return grpc.StatusCode[error.code], details
+
+
+def _parsed(message: type[MessageT], data: bytes) -> MessageT:
+    try:
+        return message.FromString(data)
+    except DecodeError as exc:
+        raise InvalidArgument(f"the request is no valid {message.DESCRIPTOR.full_name}: {exc}") from exc
+
+
+def _answer(message: type[Message], handler: Handler) -> Callable[[bytes, Any], bytes]:
     """Parses, handles, serialises, and turns errors into a status."""
-    parse = message.FromString
 
     def answer(data: bytes, context: Any) -> bytes:
         try:
-            try:
-                request = parse(data)
-            except DecodeError as exc:
-                raise InvalidArgument(f"the request is no valid {message.DESCRIPTOR.full_name}: {exc}") from exc
-            return handler(request, context).SerializeToString()
-        except VintnerError as exc:
-            context.set_code(grpc.StatusCode[exc.code])
-            context.set_details(_shortened(exc.message))
-        except Exception:
-            logger.exception("%s failed", name)
-            context.set_code(grpc.StatusCode.INTERNAL)
-            context.set_details("internal error; the server's log has the details")
+            return handler(_parsed(message, data), context).SerializeToString()
+        except Exception as exc:
+            code, details = _status(exc)
+            context.set_code(code)
+            context.set_details(details)
         return b""
 
     return answer

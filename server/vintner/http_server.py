@@ -15,6 +15,7 @@ from typing import ClassVar, Final
 import orjson
 
 from vintner import http_codec as codec
+from vintner.cores import give_way
 from vintner.errors import (
     InvalidArgument,
     ModelNotReady,
@@ -25,8 +26,9 @@ from vintner.errors import (
     VintnerError,
 )
 from vintner.http_body import SMALLEST_COMPRESSED, accepted_encoding, compress, plain_size, read_body, read_exactly
-from vintner.http_transport import Answer, Environ
+from vintner.http_transport import Answer, Environ, Respond
 from vintner.service import Service
+from vintner.types import Response
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,10 @@ JSON: Final = ("Content-Type", "application/json")
 METRICS: Final = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 
 
+Begin = Callable[[Callable[[Answer], None]], None]
+"""Begins work whose answer is given to its argument, from any thread."""
+
+
 class MethodNotAllowed(RequestError):
     """The route exists, the method does not; `allow` are those that do."""
 
@@ -63,14 +69,14 @@ class Route:
     """A path and what answers it, by method. The groups of the pattern are passed on by name."""
 
     pattern: re.Pattern[str]
-    methods: Mapping[str, Callable[..., Answer]]
+    methods: Mapping[str, Callable[..., Answer | Begin]]
 
 
 def routes(service: Service, max_request_bytes: int) -> list[Route]:
     """Every route, most frequent first: they are tried in this order."""
     api = _Api(service, max_request_bytes)
     model = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
-    table: list[tuple[str, str, Callable[..., Answer]]] = [
+    table: list[tuple[str, str, Callable[..., Answer | Begin]]] = [
         (rf"{model}/infer", "POST", api.infer),
         (r"/v2/health/live", "GET", api.live),
         (r"/v2/health/ready", "GET", api.ready),
@@ -92,7 +98,7 @@ def metrics_routes(service: Service) -> list[Route]:
     return [Route(re.compile(r"/metrics"), _with_head("GET", _Api(service, 0).metrics))]
 
 
-def _with_head(method: str, answer: Callable[..., Answer]) -> Mapping[str, Callable[..., Answer]]:
+def _with_head(method: str, answer: Callable[..., Answer | Begin]) -> Mapping[str, Callable[..., Answer | Begin]]:
     return {"GET": answer, "HEAD": answer} if method == "GET" else {method: answer}
 
 
@@ -102,23 +108,21 @@ class HttpFrontEnd:
     def __init__(self, table: Sequence[Route]) -> None:
         self._routes = table
 
-    def __call__(self, environ: Environ) -> Answer:
-        """Never raises."""
+    def __call__(self, environ: Environ, respond: Respond) -> Answer | None:
+        """The answer, or None if it goes by way of `respond`. Never raises."""
         try:
-            status, headers, body = self._answer(environ)
+            answer = self._answer(environ)
+            encoding = accepted_encoding(environ.get("HTTP_ACCEPT_ENCODING"))
+            if not callable(answer):
+                return _compressed(answer, encoding)
+            answer(lambda late: respond(*_compressed(late, encoding)))
+            return None
         except MethodNotAllowed as exc:
             return 405, (JSON, ("Allow", exc.allow)), codec.encode_error(exc.message)
-        except VintnerError as exc:
+        except Exception as exc:
             return error_answer(exc)
-        except Exception:
-            logger.exception("%s %s failed", environ["REQUEST_METHOD"], environ["PATH_INFO"])
-            return 500, (JSON,), codec.encode_error("internal error; the server's log has the details")
-        encoding = accepted_encoding(environ.get("HTTP_ACCEPT_ENCODING"))
-        if encoding and len(body) >= SMALLEST_COMPRESSED:
-            return status, (*headers, ("Content-Encoding", encoding)), compress(body, encoding)
-        return status, headers, body
 
-    def _answer(self, environ: Environ) -> Answer:
+    def _answer(self, environ: Environ) -> Answer | Begin:
         path: str = environ["PATH_INFO"]
         if not path.isascii():  # PEP 3333 has the bytes of the path as Latin-1
             path = path.encode("latin-1").decode("utf-8", "replace")
@@ -132,8 +136,18 @@ class HttpFrontEnd:
         raise NotFound("Not Found")
 
 
-def error_answer(error: VintnerError) -> Answer:
+def _compressed(answer: Answer, encoding: str | None) -> Answer:
+    status, headers, body = answer
+    if encoding and status < 400 and len(body) >= SMALLEST_COMPRESSED:
+        return status, (*headers, ("Content-Encoding", encoding)), compress(body, encoding)
+    return answer
+
+
+def error_answer(error: Exception) -> Answer:
     """The status of the error table, and when to try again if that can help."""
+    if not isinstance(error, VintnerError):
+        logger.error("a request failed", exc_info=error)
+        return 500, (JSON,), codec.encode_error("internal error; the server's log has the details")
     headers = [JSON]
     if isinstance(error, Unavailable):
         headers.append(("Retry-After", str(error.retry_after)))
@@ -184,16 +198,21 @@ class _Api:
         ]
         return 200, (JSON,), orjson.dumps(entries)
 
-    def infer(self, environ: Environ, model: str, version: str) -> Answer:
+    def infer(self, environ: Environ, model: str, version: str) -> Begin:
         try:
             text, blobs = self._read_parts(environ)
             decoded = codec.decode_infer(text, blobs, model, version)
         except VintnerError as exc:
             self._service.reject(exc, "rest")
             raise
-        response = self._service.infer(decoded.request, "rest")
-        headers, reply = codec.encode_infer(response, decoded)
-        return 200, headers, reply
+
+        def begin(send: Callable[[Answer], None]) -> None:
+            turn = self._service.submit(decoded.request, "rest", lambda result: send(_infer_answer(result, decoded)))
+            if turn is not None:
+                give_way()
+                turn.run()
+
+        return begin
 
     def _read_parts(self, environ: Environ) -> tuple[bytes, bytes]:
         """The JSON of an `infer` request, and the bytes of tensors that follow it."""
@@ -213,6 +232,16 @@ class _Api:
 
     def metrics(self, environ: Environ) -> Answer:
         return 200, (METRICS,), self._service.metrics()
+
+
+def _infer_answer(result: Response | Exception, decoded: codec.DecodedRequest) -> Answer:
+    if isinstance(result, Exception):
+        return error_answer(result)
+    try:
+        headers, body = codec.encode_infer(result, decoded)
+    except Exception as exc:
+        return error_answer(exc)
+    return 200, headers, body
 
 
 def _ready_only(body: bytes) -> bool:

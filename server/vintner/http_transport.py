@@ -5,8 +5,8 @@ models, the gRPC server and the signals belong to one process, so its worker cla
 that runs in that child, given a listening socket, a callback and an event to stop it. That class is not public API,
 which is why the dependency is pinned to one minor series and everything that touches it is in this file.
 
-A handler runs in one of the worker's threads and may block. When the worker is told to stop, it accepts nothing more
-and the running handlers finish.
+A handler runs in one of the worker's threads. It may block, and it may leave the answer to be sent later, from
+another thread. When the worker is told to stop, it accepts nothing more, and ends when every request was answered.
 """
 
 from __future__ import annotations
@@ -43,17 +43,18 @@ Answer = tuple[int, Headers, bytes]
 Environ = Mapping[str, Any]
 """As in WSGI (PEP 3333): REQUEST_METHOD, PATH_INFO, QUERY_STRING, CONTENT_LENGTH, HTTP_*, `wsgi.input`."""
 
-Handler = Callable[[Environ], Answer]
+Respond = Callable[[int, Headers, bytes], None]
+"""Sends the answer of one request: to be called once, from any thread."""
+
+Handler = Callable[[Environ, Respond], Answer | None]
+"""Returns the answer, or None if it has called `respond`, or will. May block while it reads the body; never raises."""
 
 
 class HttpTransport:
     """Its life is three calls: the constructor binds, `start` serves, `stop` lets running requests finish."""
 
     def __init__(self, handler: Handler, *, host: str, port: int, threads: int, purpose: str) -> None:
-        """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound.
-
-        The handler must not raise.
-        """
+        """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound."""
         self._handler = handler
         self._threads = threads
         self._socket = _listen(host, port, purpose)
@@ -92,10 +93,11 @@ class HttpTransport:
         worker.serve_mtr(_new_cbscheduler(self._loop, self._answer, impl_asyncio=True), self._loop, self._stop)
 
     def _answer(self, response: Any, environ: dict[str, Any]) -> None:
-        status, headers, body = self._handler(environ)
-        response.response_bytes(status, headers, body)
-        if status >= 400:
-            _discard(environ["wsgi.input"])
+        answer = self._handler(environ, response.response_bytes)
+        if answer is not None:
+            response.response_bytes(*answer)
+            if answer[0] >= 400:
+                _discard(environ["wsgi.input"])
 
     def stop(self) -> None:
         """Stops accepting, and returns when the running requests have been answered."""

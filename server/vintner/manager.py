@@ -22,6 +22,7 @@ from vintner.errors import InvalidArgument, ModelNotReady, NotFound, OperatorErr
 from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
 from vintner.repository import ModelSource, Scan, find_model, load_spec
+from vintner.scheduler import Threads
 from vintner.servable import Servable
 
 logger = logging.getLogger(__name__)
@@ -46,13 +47,18 @@ class IndexEntry:
 
 
 def open_servable(
-    source: ModelSource, version: int, backends: Backends, cores: int, cache_dir: Path | None
+    source: ModelSource,
+    version: int,
+    backends: Backends,
+    cores: int,
+    cache_dir: Path | None,
+    threads: Threads | None = None,
 ) -> Servable:
     """Loads one version. Raises OperatorError with the reason if it cannot be, or contradicts its configuration."""
     backend, path = find_model(source, version, backends)
     model = backends.get(backend).load(load_spec(source, version, path, cores, cache_dir))
     try:
-        return Servable(source.name, version, model, source.config)
+        return Servable(source.name, version, model, source.config, threads)
     except BaseException:
         model.close()
         raise
@@ -68,6 +74,7 @@ class Manager:
         self._backends = backends
         self._cores = cores
         self._cache_dir = cache_dir
+        self._threads = Threads()
         self._loaders = ThreadPoolExecutor(load_threads, thread_name_prefix="vintner-load")
         self._lock = Lock()
         self._sources: dict[str, ModelSource] = {}
@@ -141,7 +148,7 @@ class Manager:
     def _load(self, source: ModelSource, version: int) -> None:
         started = time.monotonic()
         try:
-            servable = open_servable(source, version, self._backends, self._cores, self._cache_dir)
+            servable = open_servable(source, version, self._backends, self._cores, self._cache_dir, self._threads)
         except Exception as exc:
             expected = isinstance(exc, OperatorError)
             reason = str(exc) if expected else f"{type(exc).__name__}: {exc}"

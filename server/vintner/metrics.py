@@ -103,7 +103,7 @@ class ModelMetrics:
     """The series of one loaded model version."""
 
     def __init__(self, model: str, version: str, gauges: Callable[[], Mapping[str, float]] = dict) -> None:
-        """`gauges` is asked at scrape time for the current `queue_requests`, `queue_bytes`, `busy`, `instances`."""
+        """`gauges` is asked at scrape time for the current `in_flight`, `queue_requests`, `queue_bytes`, ..."""
         self.model = model
         self.version = version
         self.gauges = gauges
@@ -217,6 +217,7 @@ class Registry:
         from prometheus_client.core import GaugeMetricFamily
 
         families = {
+            "in_flight": ("vintner_requests_in_flight", "Requests that wait or run."),
             "queue_requests": ("vintner_queue_requests", "Requests that wait for an instance."),
             "queue_bytes": ("vintner_queue_bytes", "Bytes of input that wait for an instance."),
             "busy": ("vintner_instances_busy", "Instances that run a batch."),

@@ -1,43 +1,73 @@
-"""Runs the requests of one model version on its instances, in batches, by leader and followers.
+"""Runs the requests of one model version on its instances, in batches, without a thread for each request.
 
-There is no batcher thread. A request's own thread takes the lock; if an instance is idle it becomes the leader of
-a batch of one and runs it at once, with no hand-over. If none is idle, it waits. A leader that has run its batch
-hands the instance to the head of the queue before it does anything else; that thread cuts its batch from what
-waits by then and runs it. So no instance idles while work waits, a lone request pays no thread switch, and batches
-grow by themselves under load.
+There is no batcher thread, and nobody sleeps until an answer is there. `submit` puts a request in the queue; if an
+instance is idle, it gives the caller a `Turn`: the right and the duty to lead. The caller may first submit what else
+has arrived, and then runs its turn: it cuts a batch from what waits by then, runs it, and gives every member its
+answer itself. As long as more waits, the turn goes on. So no instance idles while work waits, a lone request pays no
+thread switch, batches grow by themselves under load, and what a request costs in switches is shared by its batch.
 
-Invariants, under the lock: an idle instance means an empty queue; a call is queued, running or done, and every call
-gets exactly one result; an instance is idle or in the hands of exactly one leader.
+A model whose runs are brief, less than a thread switch is worth caring for, is led from where its requests arrive.
+Where runs take longer, the instance is handed to a worker thread before the answers are sent, so that it does not wait
+for them; idle instances share what waits; and a request that waits learns of its client's cancellation.
+
+Invariants, under the lock: an idle instance means an empty queue, or a leader who is about to cut; a call is queued,
+running or done, and gets exactly one result; an instance is idle or in the hands of exactly one leader.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from threading import Lock
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
+from vintner.alarms import Alarm, AlarmClock
 from vintner.backend import Instance
 from vintner.batching import BatchQueue, Pending, QueueLimits
 from vintner.errors import Cancelled, DeadlineExceeded, Stopping
+from vintner.executor import LeanExecutor
 from vintner.metrics import SchedulerMetrics
 from vintner.types import Array, Cancellation
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WAIT = 365 * 86400.0
-"""Seconds; a lock refuses waits that the platform's clock cannot hold."""
+BRIEF: Final = 1e-3
+"""Seconds of mean run time below which a hand-over to another thread costs more than it gains."""
+
+WEIGHT: Final = 0.2
+"""Of the newest run in the mean of run times."""
+
+MOST_WORKERS: Final = 1024
+"""Threads that may lead at the same time where requests' own threads do not stay; each has an instance in its hands."""
 
 Arrays = Mapping[str, Array]
+Result = Arrays | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """What the schedulers of a server share: threads that lead where a request's own cannot stay, and a clock.
+
+    Neither starts a thread before it is needed.
+    """
+
+    workers: LeanExecutor = field(default_factory=lambda: LeanExecutor(MOST_WORKERS, "vintner-run"))
+    alarms: AlarmClock = field(default_factory=AlarmClock)
 
 
 class Call(Pending):
-    """One request on its way through the scheduler. Its owner reads `outputs` after `Scheduler.infer` returned."""
+    """One request on its way through the scheduler.
 
-    __slots__ = ("cancellation", "error", "inputs", "instance", "outputs", "queued_at", "state", "wakeup")
+    `done` is called once, by whichever thread ends the call, with the outputs, rows `rows` of the batch that it went
+    with, or with the error. It must be quick.
+    """
+
+    __slots__ = ("cancellation", "done", "inputs", "queued_at", "result", "state", "watched")
 
     def __init__(
         self,
@@ -47,23 +77,56 @@ class Call(Pending):
         signature: Hashable = None,
         deadline: float | None = None,
         cancellation: Cancellation | None = None,
+        *,
+        done: Callable[[Result], None],
     ) -> None:
         super().__init__(rows, size, signature, deadline)
         self.inputs = inputs
         self.cancellation = cancellation
-        self.outputs: Arrays = {}
-        self.error: Exception | None = None
-        self.instance: Instance | None = None  # set when this call is to lead
-        self.state: Literal["queued", "running", "done"] = "running"
-        self.wakeup: Lock | None = None
+        self.done = done
+        self.result: Result = {}
+        self.state: Literal["queued", "running", "done"] = "queued"
+        self.watched = False  # the cancellation has been told whom to call
         self.queued_at = 0.0
+
+
+class Turn:
+    """An instance in the hands of whoever submitted the request that found it idle. To be run soon, and to the end."""
+
+    __slots__ = ("_instance", "_scheduler")
+
+    def __init__(self, scheduler: Scheduler, instance: Instance) -> None:
+        self._scheduler = scheduler
+        self._instance = instance
+
+    @property
+    def brief(self) -> bool:
+        """Whether it can be expected to take no longer than a thread switch is worth."""
+        return self._scheduler.brief
+
+    def step(self) -> bool:
+        """Runs one batch. True if more waits, and the turn is still this caller's."""
+        return self._scheduler.lead(self._instance)
+
+    def run(self) -> None:
+        """Runs batches until nothing waits, or until another thread has taken over."""
+        while self._scheduler.lead(self._instance):
+            pass
+
+    def pass_on(self) -> None:
+        """Lets another thread run it; this one, if there can be no other."""
+        try:
+            self._scheduler.threads.workers.submit(self.run)
+        except RuntimeError as exc:
+            logger.warning("a request's thread has to lead: %s", exc)
+            self.run()
 
 
 class Scheduler:
     """The instances of one model and the queue in front of them.
 
-    Threads: `infer` is called by any number of threads and blocks each until its answer is there. The lock guards
-    the queue, the idle instances and the metrics' counts; it is never held while a model runs.
+    Threads: any. The lock guards the queue, the states of calls and instances and the metrics' counts; it is never
+    held while a model runs or an answer is given.
     """
 
     def __init__(
@@ -73,12 +136,18 @@ class Scheduler:
         max_rows: int = 1,
         limits: QueueLimits | None = None,
         metrics: SchedulerMetrics | None = None,
+        threads: Threads | None = None,
     ) -> None:
+        self.threads = threads or Threads()
         self._lock = Lock()
         self._idle = list(instances)
         self._total = len(instances)
         self._queue: BatchQueue[Call] = BatchQueue(limits or QueueLimits(), max_rows)
+        self._running: set[Call] = set()  # only those with a deadline
         self._metrics = metrics or SchedulerMetrics()
+        self._mean = math.inf  # seconds of a run; long until it has been measured
+        self._gathering = False  # a leader has its instance and has not cut its first batch yet
+        self._alarm: Alarm | None = None
         self._closed = False
 
     @property
@@ -91,115 +160,156 @@ class Scheduler:
         """Busy and all instances."""
         return self._total - len(self._idle), self._total
 
-    def infer(self, call: Call) -> Arrays:
-        """Runs one request and returns its outputs: rows `call.rows` of the batch that it went with.
+    @property
+    def brief(self) -> bool:
+        """Whether runs take so little that passing them to another thread does not pay."""
+        return self._mean < BRIEF
 
-        Raises QueueFull, DeadlineExceeded, Cancelled, Stopping, or what the backend raised.
+    # -- a call's way in and out -----------------------------------------------------------------------------
+
+    def submit(self, call: Call) -> Turn | None:
+        """Queues a call and returns at once, with a turn to run if an instance was idle.
+
+        Raises QueueFull or Stopping, and then `call.done` is not called.
         """
         call.queued_at = time.monotonic()
+        turn: Turn | None = None
         with self._lock:
             if self._closed:
                 raise Stopping("the model is being unloaded")
-            instance = self._idle.pop() if self._idle else None
-            if instance is None:
-                self._enqueue(call)
-        if instance is not None:
-            self._lead([call], instance)
-        elif self._wait(call):
-            self._lead_from_queue(call)
-        if call.error is not None:
-            raise call.error
-        return call.outputs
+            self._queue.push(call)
+            if self._idle and not self._gathering:
+                self._gathering = True
+                turn = Turn(self, self._idle.pop())
+            if call.deadline is not None:
+                self._expect(call.deadline)
+        if turn is None and call.cancellation is not None and not self.brief:
+            call.watched = True
+            call.cancellation.on_cancel(lambda: self._withdraw(call, Cancelled("the client cancelled the request")))
+        return turn
 
     def close(self) -> None:
         """Refuses new calls and answers the ones that wait. Instances that run are left to their leaders."""
         with self._lock:
             self._closed = True
-            while self._queue:
-                self._finish(self._queue.pop(), Stopping("the model is being unloaded"))
-
-    def _enqueue(self, call: Call) -> None:
-        self._queue.push(call)
-        call.state = "queued"
-        call.wakeup = Lock()
-        call.wakeup.acquire()
-
-    def _wait(self, call: Call) -> bool:
-        """Sleeps until the call was run by another leader, or failed (False), or is to lead itself (True)."""
-        assert call.wakeup is not None
-        if call.cancellation is not None:
-            call.cancellation.on_cancel(lambda: self._withdraw(call, Cancelled("the client cancelled the request")))
-        timeout = -1.0
-        if call.deadline is not None:
-            timeout = min(max(0.0, call.deadline - time.monotonic()), LONGEST_WAIT)
-        if not call.wakeup.acquire(timeout=timeout):
-            self._withdraw(call, DeadlineExceeded("the deadline passed while the request waited or ran"))
-        if call.cancellation is not None:
-            call.cancellation.on_cancel(None)
-        return call.instance is not None
+            if self._alarm:
+                self._alarm.cancel()
+            waiting = [self._queue.pop() for _ in range(len(self._queue))]
+            ended = [call for call in waiting if self._end(call, Stopping("the model is being unloaded"))]
+        _answer(ended)
 
     def _withdraw(self, call: Call, error: Exception) -> None:
-        """Gives a call its error, unless it is done or leads. If it runs, its batch goes on without it."""
+        """Gives a call its error, unless it is done. If it runs, its batch goes on without it."""
         with self._lock:
-            if call.state == "done" or call.instance is not None:
-                return
             self._queue.remove(call)
-            self._finish(call, error)
+            ended = self._end(call, error)
+        if ended:
+            _answer([call])
 
-    @staticmethod
-    def _finish(call: Call, error: Exception | None = None) -> None:
-        """Marks a call as done and wakes its owner. Needs the lock, for a call can be withdrawn meanwhile."""
+    def _end(self, call: Call, result: Result) -> bool:
+        """Marks a call as done; False if it was. Needs the lock, for many may want to end a call."""
         if call.state == "done":
-            return
-        call.error = error
+            return False
         call.state = "done"
-        if call.wakeup is not None:
-            call.wakeup.release()
+        call.result = result
+        if call.deadline is not None:
+            self._running.discard(call)
+        return True
 
-    def _lead_from_queue(self, leader: Call) -> None:
-        instance = leader.instance
-        assert instance is not None
+    # -- deadlines -------------------------------------------------------------------------------------------
+
+    def _expect(self, deadline: float) -> None:
+        """Sets the alarm to a deadline, unless it rings earlier anyway. Needs the lock."""
+        if self._alarm is None or deadline < self._alarm.at:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = self.threads.alarms.set(deadline, self._expire)
+
+    def _expire(self) -> None:
+        """Ends the calls whose deadline has passed. If they run, their batch goes on without them."""
         now = time.monotonic()
-        error: Exception | None = None
-        if leader.expired(now):
-            error = DeadlineExceeded("the deadline passed while the request waited")
-        elif leader.cancellation is not None and leader.cancellation.cancelled:
-            error = Cancelled("the client cancelled the request")
-        if error is not None:
-            leader.error = error
-            with self._lock:
-                self._hand_over(instance)
-            return
         with self._lock:
-            batch = [leader, *self._queue.cut(leader, now)]
-            for call in batch:
-                call.state = "running"
-        self._lead(batch, instance)
+            self._alarm = None
+            late = [call for call in (*self._queue, *self._running) if call.expired(now)]
+            for call in late:
+                self._queue.remove(call)
+                self._end(call, DeadlineExceeded("the deadline passed while the request waited or ran"))
+            left = [call.deadline for call in (*self._queue, *self._running) if call.deadline is not None]
+            if left and not self._closed:
+                self._expect(min(left))
+        _answer(late)
 
-    def _lead(self, batch: list[Call], instance: Instance) -> None:
-        """Runs a batch, hands the instance on, and gives every member its outputs or its error."""
-        started = time.monotonic()
-        outputs = self._run(batch, instance)
-        finished = time.monotonic()
+    # -- leading ---------------------------------------------------------------------------------------------
+
+    def lead(self, instance: Instance) -> bool:
+        """Cuts a batch, runs it, answers its members. True if the caller has to go on with this instance."""
         with self._lock:
-            self._hand_over(instance)
+            self._gathering = False
+            batch, expired = self._cut()
+            if not batch:
+                self._idle.append(instance)
+            other = self._idle.pop() if self._queue and self._idle else None
+        if other is not None:
+            Turn(self, other).pass_on()
+        _answer(expired)
+        if not batch:
+            return False
+        started = time.monotonic()
+        results = self._run(batch, instance)
+        taken = time.monotonic() - started
+        with self._lock:
+            self._mean = taken if self._mean == math.inf else self._mean + WEIGHT * (taken - self._mean)
             self._metrics.ran(
                 rows=sum(call.rows for call in batch),
                 waits=[started - call.queued_at for call in batch],
-                compute=finished - started,
+                compute=taken,
             )
-        if outputs is not None:
-            _split(outputs, batch)
-        if len(batch) > 1:
-            with self._lock:
-                for call in batch[1:]:
-                    self._finish(call, call.error)
+            ended = [call for call, result in zip(batch, results, strict=True) if self._end(call, result)]
+            stay = self.brief
+            passed = not stay and self._keep(instance)
+        if passed:
+            Turn(self, instance).pass_on()
+        _answer(ended)
+        if not stay:
+            return False
+        with self._lock:
+            return self._keep(instance)
 
-    def _run(self, batch: list[Call], instance: Instance) -> Arrays | None:
-        """The outputs of the batch, or None if its members have been given theirs, or their errors, one by one."""
-        if len(batch) == 1:
-            _run_alone(batch[0], instance)
+    def _keep(self, instance: Instance) -> bool:
+        """Whether there is more for an instance; makes it idle if there is not. Needs the lock."""
+        if self._queue:
+            return True
+        self._idle.append(instance)
+        return False
+
+    def _cut(self) -> tuple[list[Call], list[Call]]:
+        """Takes the next batch out of the queue, and what has expired before it. Needs the lock."""
+        now = time.monotonic()
+        expired: list[Call] = []
+        while self._queue:
+            leader = self._queue.pop()
+            if leader.expired(now):
+                if self._end(leader, DeadlineExceeded("the deadline passed while the request waited")):
+                    expired.append(leader)
+                continue
+            batch = [leader, *self._queue.cut(leader, now, self._share(leader))]
+            for call in batch:
+                call.state = "running"
+                if call.deadline is not None:
+                    self._running.add(call)
+            return batch, expired
+        return [], expired
+
+    def _share(self, leader: Call) -> int | None:
+        """Rows that a batch may have: idle instances take part in what waits, if runs are worth their wake-up."""
+        if not self._idle or self.brief:
             return None
+        return math.ceil((leader.rows + self._queue.rows) / (len(self._idle) + 1))
+
+    def _run(self, batch: Sequence[Call], instance: Instance) -> Sequence[Result]:
+        """What each member of the batch gets."""
+        if len(batch) == 1:
+            return [_run_alone(batch[0], instance)]
         try:
             outputs = instance.run(_stack(batch))
         except Exception as exc:
@@ -208,30 +318,28 @@ class Scheduler:
         else:
             misfit = _without_batch_in_front(outputs, sum(call.rows for call in batch))
             if misfit is None:
-                return outputs
+                return _split(outputs, batch)
             self._queue.max_rows = 1
             logger.warning("served unbatched from now on: %s", misfit)
-        for call in batch:
-            _run_alone(call, instance)
-        return None
-
-    def _hand_over(self, instance: Instance) -> None:
-        """Makes the head of the queue the next leader, or the instance idle. Needs the lock."""
-        if not self._queue:
-            self._idle.append(instance)
-            return
-        leader = self._queue.pop()
-        leader.state = "running"
-        leader.instance = instance
-        assert leader.wakeup is not None
-        leader.wakeup.release()
+        return [_run_alone(call, instance) for call in batch]
 
 
-def _run_alone(call: Call, instance: Instance) -> None:
+def _answer(ended: Sequence[Call]) -> None:
+    """Tells the owners of calls that have ended. Not to be called under the lock."""
+    for call in ended:
+        if call.watched and call.cancellation is not None:
+            call.cancellation.on_cancel(None)
+        try:
+            call.done(call.result)
+        except Exception:
+            logger.exception("an answer could not be given")
+
+
+def _run_alone(call: Call, instance: Instance) -> Result:
     try:
-        call.outputs = instance.run(call.inputs)
+        return instance.run(call.inputs)
     except Exception as exc:
-        call.error = exc
+        return exc
 
 
 def _stack(batch: Sequence[Call]) -> dict[str, Array]:
@@ -247,10 +355,12 @@ def _without_batch_in_front(outputs: Arrays, rows: int) -> str | None:
     return None
 
 
-def _split(outputs: Arrays, batch: Sequence[Call]) -> None:
-    """Gives each call its rows, as views."""
+def _split(outputs: Arrays, batch: Sequence[Call]) -> Sequence[Arrays]:
+    """The rows of each call, as views."""
+    parts: list[Arrays] = []
     start = 0
     for call in batch:
         stop = start + call.rows
-        call.outputs = {name: array[start:stop] for name, array in outputs.items()}
+        parts.append({name: array[start:stop] for name, array in outputs.items()})
         start = stop
+    return parts

@@ -8,15 +8,15 @@ Invariant: after `retire` no lease is given any more, and `drained` is set once 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from threading import Event, Lock
 
 from vintner.backend import LoadedModel
 from vintner.batching import QueueLimits
-from vintner.errors import InvalidArgument, LoadError, nearest
+from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
 from vintner.metrics import ModelMetrics
 from vintner.model_config import ModelConfig, TensorConfig
-from vintner.scheduler import Call, Scheduler
+from vintner.scheduler import Call, Result, Scheduler, Threads, Turn
 from vintner.types import Array, Request, Response, Tensor, TensorSpec
 
 DERIVED_BATCH_ROWS = 64
@@ -26,7 +26,9 @@ DERIVED_BATCH_ROWS = 64
 class Servable:
     """A model version that answers requests. Threads: any, at any time."""
 
-    def __init__(self, name: str, version: int, model: LoadedModel, config: ModelConfig) -> None:
+    def __init__(
+        self, name: str, version: int, model: LoadedModel, config: ModelConfig, threads: Threads | None = None
+    ) -> None:
         """Takes ownership of the model. Raises LoadError if the configuration contradicts it."""
         self.name = name
         self.version = str(version)
@@ -47,6 +49,7 @@ class Servable:
             max_rows=self._max_rows(config),
             limits=QueueLimits(config.queue.max_requests, config.queue.max_bytes),
             metrics=self.metrics.scheduler,
+            threads=threads,
         )
         self._lock = Lock()
         self._leases = 0
@@ -67,7 +70,13 @@ class Servable:
     def _gauges(self) -> Mapping[str, float]:
         requests, size = self._scheduler.queued
         busy, instances = self._scheduler.instances
-        return {"queue_requests": requests, "queue_bytes": size, "busy": busy, "instances": instances}
+        return {
+            "in_flight": self._leases,
+            "queue_requests": requests,
+            "queue_bytes": size,
+            "busy": busy,
+            "instances": instances,
+        }
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -99,15 +108,28 @@ class Servable:
 
     # -- inference -------------------------------------------------------------------------------------------
 
-    def infer(self, request: Request) -> Response:
-        """Validates, runs and names. Raises InvalidArgument before anything was queued, or as Scheduler.infer does."""
+    def submit(self, request: Request, reply: Callable[[Response | Exception], None]) -> Turn | None:
+        """Validates and queues a request; `reply` is called with its response, once, from any thread.
+
+        Raises InvalidArgument, or as Scheduler.submit does, and then `reply` is not called.
+        """
         names = self._requested(request)
-        outputs = self._scheduler.infer(self._call(request))
+        identity = request.id
+
+        def done(result: Result) -> None:
+            reply(result if isinstance(result, Exception) else self._response(identity, names, result))
+
+        return self._scheduler.submit(self._call(request, done))
+
+    def _response(self, identity: str, names: Sequence[str], outputs: Mapping[str, Array]) -> Response | Exception:
+        """The outputs that were asked for, under the names that they are served by."""
         results: dict[str, Tensor] = {}
         for name in names:
             own, datatype = self._outputs[name]
+            if own not in outputs:
+                return BackendError(f"the backend did not return output '{own}' of model '{self.name}'")
             results[name] = Tensor(datatype, outputs[own])
-        return Response(self.name, self.version, results, request.id)
+        return Response(self.name, self.version, results, identity)
 
     def _requested(self, request: Request) -> Sequence[str]:
         if not request.outputs:
@@ -118,7 +140,7 @@ class Servable:
                 raise InvalidArgument(f"unexpected inference output '{name}' for model '{self.name}'{hint}")
         return request.outputs
 
-    def _call(self, request: Request) -> Call:
+    def _call(self, request: Request, done: Callable[[Result], None]) -> Call:
         """The request in the model's own names, with what the scheduler needs to stack it."""
         given = request.inputs
         if given.keys() != self._inputs.keys():
@@ -138,7 +160,7 @@ class Servable:
             arrays[own] = array
             size += tensor.nbytes
         rows = self._rows(arrays) if self._batched else 1
-        return Call(arrays, rows, size, self._signature(arrays), request.deadline, request.cancellation)
+        return Call(arrays, rows, size, self._signature(arrays), request.deadline, request.cancellation, done=done)
 
     def _rows(self, arrays: Mapping[str, Array]) -> int:
         extents = {array.shape[0] for array in arrays.values()}

@@ -1,23 +1,27 @@
 """What the server can do, whatever protocol asks: both front ends call only this.
 
-Knows neither gRPC nor HTTP. Every call of `infer` is counted once, with its outcome.
+Knows neither gRPC nor HTTP. Every inference is counted once, with its outcome.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
 from vintner import __version__
+from vintner.cores import give_way
 from vintner.errors import InvalidArgument, QueueFull, VintnerError
 from vintner.manager import IndexEntry, Manager
+from vintner.scheduler import Turn
 from vintner.servable import Servable
 from vintner.types import Request, Response, TensorSpec
 
 logger = logging.getLogger(__name__)
+
+Reply = Callable[[Response | Exception], None]
 
 SERVER_NAME = "vintner"
 EXTENSIONS = ("binary_tensor_data",)
@@ -98,30 +102,53 @@ class Service:
 
     # -- inference -------------------------------------------------------------------------------------------
 
-    def infer(self, request: Request, protocol: str) -> Response:
-        """Runs one request. `protocol` is `grpc` or `rest`, for the metrics. Raises VintnerError."""
+    def submit(self, request: Request, protocol: str, reply: Reply) -> Turn | None:
+        """Begins an inference and returns at once, with a turn that the caller has to run soon, or None.
+
+        `reply` is called once with the response or the error, in any thread, and perhaps before this returns. It must
+        be quick and not raise. `protocol` is `grpc` or `rest`, for the metrics.
+        """
         started = time.monotonic()
-        metrics = self._manager.registry.rejected[protocol]
-        outcome = "internal"
         try:
-            self._admit()
-            try:
-                servable = self._lease(request.model_name, request.model_version)
-                metrics = servable.metrics.requests[protocol]
-                try:
-                    response = servable.infer(request)
-                finally:
-                    servable.release()
-            finally:
-                with self._lock:
-                    self._running -= 1
-            outcome = "ok"
-            return response
-        except VintnerError as exc:
-            outcome = exc.outcome
-            raise
-        finally:
-            metrics.observe(outcome, time.monotonic() - started)
+            servable = self._admit(request)
+        except Exception as exc:
+            self._manager.registry.rejected[protocol].observe(_outcome(exc), time.monotonic() - started)
+            reply(exc)
+            return None
+        metrics = servable.metrics.requests[protocol]
+
+        def settle(result: Response | Exception) -> None:
+            servable.release()
+            with self._lock:
+                self._running -= 1
+            metrics.observe(_outcome(result), time.monotonic() - started)
+            reply(result)
+
+        try:
+            return servable.submit(request, settle)
+        except Exception as exc:
+            settle(exc)
+            return None
+
+    def infer(self, request: Request, protocol: str) -> Response:
+        """As `submit`, for a caller that can wait. Raises VintnerError, or what the backend raised."""
+        answered = Lock()
+        answered.acquire()
+        results: list[Response | Exception] = []
+
+        def reply(result: Response | Exception) -> None:
+            results.append(result)
+            answered.release()
+
+        turn = self.submit(request, protocol, reply)
+        if turn is not None:
+            give_way()
+            if turn.step():
+                turn.pass_on()
+        answered.acquire()
+        if isinstance(results[0], Exception):
+            raise results[0]
+        return results[0]
 
     def reject(self, error: VintnerError, protocol: str) -> None:
         """Counts a request that a front end could not decode."""
@@ -132,8 +159,8 @@ class Service:
             raise InvalidArgument("Model name cannot be empty")
         return self._manager.lease(name, version)
 
-    def _admit(self) -> None:
-        """Takes one of the places that the server has for inferences.
+    def _admit(self, request: Request) -> Servable:
+        """Takes one of the places that the server has for inferences, and a lease on the model.
 
         The bound is below the number of threads of either front end, so that health checks always find one.
         """
@@ -141,3 +168,15 @@ class Service:
             if self._running >= self._limit:
                 raise QueueFull(f"Exceeds maximum queue size: the server runs {self._limit} requests already")
             self._running += 1
+        try:
+            return self._lease(request.model_name, request.model_version)
+        except Exception:
+            with self._lock:
+                self._running -= 1
+            raise
+
+
+def _outcome(result: Response | Exception) -> str:
+    if isinstance(result, Response):
+        return "ok"
+    return result.outcome if isinstance(result, VintnerError) else "internal"

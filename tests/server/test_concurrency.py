@@ -147,13 +147,7 @@ def test_every_client_gets_its_own_rows_and_every_request_is_counted(
     clients = 4 * CLIENTS_OF_A_KIND
     with held(models / model / "1"):
         running = Background(run_all_clients, crowded, model, shapes)
-        wait_until(
-            lambda: (
-                crowded.counter("vintner_queue_requests", model=model)
-                + crowded.counter("vintner_instances_busy", model=model)
-                == clients
-            )
-        )
+        wait_until(lambda: crowded.counter("vintner_requests_in_flight", model=model) == clients)
     assert running.outcome is None
     assert counted(crowded, model) == expected_counts(shapes)
     executions = crowded.counter("vintner_executions_total", model=model)
@@ -175,7 +169,7 @@ def test_requests_that_fail_do_not_disturb_the_others(crowded: RunningServer, mo
 
     with held(models / "rows" / "1"):
         calls = [Background(send, number) for number in range(12)]
-        wait_until(lambda: crowded.counter("vintner_queue_requests", model="rows") == 5)
+        wait_until(lambda: crowded.counter("vintner_requests_in_flight", model="rows") == 6)
     outcomes = [call.outcome for call in calls]
     for number, outcome in enumerate(outcomes):
         if number % 2:

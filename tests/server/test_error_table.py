@@ -471,7 +471,7 @@ def test_a_server_with_too_many_requests_is_unavailable_and_still_says_that_it_l
     other = PROTOCOLS[1 - PROTOCOLS.index(protocol)]
     with held(models / "slow" / "1"):
         calls = [Background(answer, failing, other, at("slow")) for _ in range(4)]
-        wait_for_queued(failing, "slow", running=1, waiting=3)
+        wait_until(lambda: failing.counter("vintner_requests_in_flight", model="slow") == 4)
         refusal = refuse(failing, protocol, at("poisoned"), "UNAVAILABLE")
         assert failing.request("GET", "/v2/health/live")[0] == 200
         with grpc_stub(failing) as stub:

@@ -112,7 +112,7 @@ def wait_for(true: Callable[[], bool]) -> None:
 
 def inside(server: RunningServer) -> float:
     """Requests of the model that run or wait."""
-    return server.counter("vintner_queue_requests", model="m") + server.counter("vintner_instances_busy", model="m")
+    return server.counter("vintner_requests_in_flight", model="m")
 
 
 def queued(server: RunningServer) -> float:

@@ -42,12 +42,7 @@ def http_infer(server: RunningServer, value: float = 1.0) -> Any:
 
 def wait_for_running(server: RunningServer, requests: int) -> None:
     """Until so many requests are in the model or its queue."""
-
-    def running() -> bool:
-        waiting = server.counter("vintner_queue_requests", model="m")
-        return waiting + server.counter("vintner_instances_busy", model="m") == requests
-
-    wait_until(running)
+    wait_until(lambda: server.counter("vintner_requests_in_flight", model="m") == requests)
 
 
 def test_the_ready_line_says_what_was_bound(start: Any, repository: Path) -> None:

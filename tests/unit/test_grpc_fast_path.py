@@ -11,7 +11,7 @@ import grpc
 import pytest
 from vintner import grpc_fast_path
 from vintner.executor import LeanExecutor
-from vintner.grpc_fast_path import FastPath, unusable
+from vintner.grpc_fast_path import Call, FastPath, unusable
 
 METHOD = "/test/Echo"
 WAIT = 10.0
@@ -22,10 +22,10 @@ class Echo:
 
     failing = False
 
-    def __call__(self, message: bytes, call: Any) -> bytes:
+    def __call__(self, message: bytes, call: Call) -> None:
         if self.failing:
             raise ValueError("a bug")
-        return message
+        call.answer(message)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def served() -> Iterator[tuple[Echo, grpc.Channel]]:
     executor = LeanExecutor(2, "test")
     server = grpc.server(executor)
     echo = Echo()
-    path = FastPath(server, method=METHOD, answer=echo, max_threads=8)
+    path = FastPath(server, method=METHOD, begin=echo)
     port = server.add_insecure_port("127.0.0.1:0")
     path.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -114,5 +114,5 @@ def test_after_the_end_no_thread_is_left() -> None:
 
 
 def test_a_path_that_was_never_started_can_be_stopped() -> None:
-    path = FastPath(grpc.server(LeanExecutor(1, "test")), method=METHOD, answer=Echo(), max_threads=1)
+    path = FastPath(grpc.server(LeanExecutor(1, "test")), method=METHOD, begin=Echo())
     path.stop(WAIT)

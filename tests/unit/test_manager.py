@@ -13,7 +13,7 @@ from vintner.backend import Backends
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound
 from vintner.manager import Manager
 from vintner.repository import scan
-from vintner.types import Request, Tensor
+from vintner.types import Request, Response, Tensor
 
 WAIT = 10.0
 
@@ -98,7 +98,12 @@ def test_a_lease_keeps_a_version_loaded_until_it_comes_back(world: World) -> Non
     stopping = threading.Thread(target=manager.stop, args=(WAIT,))
     stopping.start()
     inputs = {"input": Tensor("FP32", np.ones((1, 4), np.float32))}
-    assert lease.infer(Request("m", "", inputs)).outputs["output"].array.tolist() == [[2.0] * 4]
+    answers: list[Response | Exception] = []
+    turn = lease.submit(Request("m", "", inputs), answers.append)
+    assert turn
+    turn.run()
+    assert isinstance(answers[0], Response)
+    assert answers[0].outputs["output"].array.tolist() == [[2.0] * 4]
     assert not world.backend.loaded[0].closed
     lease.release()
     stopping.join(WAIT)

@@ -1,4 +1,4 @@
-"""Leader and followers, with an in-memory instance whose runs the tests hold up."""
+"""Turns, batches and hand-overs, with an in-memory instance whose runs the tests hold up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from vintner.batching import QueueLimits
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, QueueFull, Stopping
 from vintner.metrics import SchedulerMetrics
-from vintner.scheduler import Call, Scheduler
+from vintner.scheduler import BRIEF, Call, Result, Scheduler
 from vintner.types import Array, Cancellation
 
 WAIT = 10.0
@@ -42,12 +42,38 @@ class Gated:
         return {"y": x * 2}
 
 
-def call(*values: float, signature: object = None, **options: Any) -> Call:
-    return Call({"x": np.array([[value] for value in values])}, len(values), 8 * len(values), signature, **options)
+class Asked(Call):
+    """A call whose answer, the rows of `y`, comes as a future."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, *values: float, signature: object = None, **options: Any) -> None:
+        inputs = {"x": np.array([[value] for value in values])}
+        super().__init__(inputs, len(values), 8 * len(values), signature, done=self._done, **options)
+        self.future: Future[list[float]] = Future()
+
+    def _done(self, result: Result) -> None:
+        assert not self.future.done(), "answered twice"
+        if isinstance(result, Exception):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result([float(v) for v in result["y"][:, 0]])
+
+
+def call(*values: float, **options: Any) -> Asked:
+    return Asked(*values, **options)
+
+
+def infer(scheduler: Scheduler, request: Asked) -> list[float]:
+    """Runs one request in this thread, turn and all."""
+    turn = scheduler.submit(request)
+    if turn:
+        turn.run()
+    return request.future.result(WAIT)
 
 
 class Bench:
-    """A scheduler with one gated instance, and threads to call it from."""
+    """A scheduler with one gated instance, and threads to lead it from."""
 
     def __init__(self, **options: Any) -> None:
         self.instance = Gated()
@@ -55,8 +81,11 @@ class Bench:
         self.scheduler = Scheduler([self.instance], metrics=self.metrics, **{"max_rows": 8, **options})
         self._threads = ThreadPoolExecutor(64)
 
-    def infer(self, request: Call) -> Future[list[float]]:
-        return self._threads.submit(lambda: [float(v) for v in self.scheduler.infer(request)["y"][:, 0]])
+    def infer(self, request: Asked) -> Future[list[float]]:
+        turn = self.scheduler.submit(request)
+        if turn:
+            self._threads.submit(turn.run)
+        return request.future
 
     def occupy(self) -> Future[list[float]]:
         """Starts a request that holds the instance until a `go`."""
@@ -64,12 +93,21 @@ class Bench:
         assert self.instance.entered.acquire(timeout=WAIT)
         return running
 
-    def queue(self, request: Call) -> Future[list[float]]:
-        """Starts a request, and returns once it waits in the queue."""
-        before = self.scheduler.queued[0]
-        future = self.infer(request)
-        wait_until(lambda: self.scheduler.queued[0] > before)
-        return future
+    def queue(self, request: Asked) -> Future[list[float]]:
+        """Queues a request behind what runs."""
+        assert self.scheduler.submit(request) is None
+        return request.future
+
+    def make_brief(self) -> None:
+        """Runs until the mean run time is brief."""
+        for _ in range(10_000):
+            if self.scheduler.brief:
+                return
+            self.release(1)
+            self.infer(call(0.0)).result(WAIT)
+            wait_until(lambda: self.scheduler.instances == (0, 1))
+            assert self.instance.entered.acquire(timeout=WAIT)
+        raise AssertionError(f"a run takes {BRIEF} s or more")
 
     def release(self, runs: int) -> None:
         for _ in range(runs):
@@ -99,7 +137,7 @@ def test_a_lone_request_runs_at_once_in_its_own_thread() -> None:
             ran_in.append(threading.get_ident())
             return {"y": inputs["x"]}
 
-    Scheduler([Instance()]).infer(call(1.0))
+    infer(Scheduler([Instance()]), call(1.0))
     assert ran_in == [threading.get_ident()]
 
 
@@ -120,15 +158,135 @@ def test_different_signatures_are_not_mixed(bench: Bench) -> None:
     assert bench.instance.batches == [[0.0], [1.0], [2.0]]
 
 
-def test_a_request_that_arrives_while_the_leader_wakes_can_still_join_the_batch(bench: Bench) -> None:
-    first = bench.occupy()
-    waiting = [bench.queue(call(float(i))) for i in range(1, 4)]
+def test_requests_that_come_before_the_turn_is_run_join_its_batch(bench: Bench) -> None:
+    first = call(1.0)
+    turn = bench.scheduler.submit(first)
+    assert turn
+    others = [bench.queue(call(2.0)), bench.queue(call(3.0, 4.0))]
     bench.release(1)
-    first.result(WAIT)
-    assert bench.instance.entered.acquire(timeout=WAIT)
-    assert bench.instance.batches[1] == [1.0, 2.0, 3.0]
+    turn.run()
+    assert [future.result(0) for future in (first.future, *others)] == [[2.0], [4.0], [6.0, 8.0]]
+    assert bench.instance.batches == [[1.0, 2.0, 3.0, 4.0]]
+    assert bench.scheduler.instances == (0, 1)
+
+
+def test_a_step_is_one_batch_and_says_whether_there_is_more(bench: Bench) -> None:
+    bench.make_brief()
+    del bench.instance.batches[:]
+    first = call(1.0, signature="a")
+    turn = bench.scheduler.submit(first)
+    assert turn
+    second = bench.queue(call(2.0, signature="b"))
+    bench.release(2)
+    assert turn.step()
+    assert (first.future.done(), second.done()) == (True, False)
+    assert not turn.step()
+    assert second.result(0) == [4.0]
+    assert bench.scheduler.instances == (0, 1)
+
+
+def test_brief_work_is_led_to_its_end_by_one_thread(bench: Bench) -> None:
+    bench.make_brief()
+    led_by: set[int] = set()
+    bench.instance.fail = lambda x: led_by.add(threading.get_ident())  # type: ignore[func-returns-value]
+    first = call(1.0, signature=0)
+    turn = bench.scheduler.submit(first)
+    assert turn
+    others = [bench.queue(call(float(i), signature=i)) for i in range(1, 20)]
+    bench.release(20)
+    turn.run()
+    assert all(future.done() for future in (first.future, *others))
+    assert led_by == {threading.get_ident()}
+
+
+def test_longer_work_goes_on_in_another_thread_before_the_answers_are_given() -> None:
+    bench = Bench()
+    release_answer = threading.Event()
+    entered_answer = threading.Event()
+
+    def slow_to_answer(result: Result) -> None:
+        entered_answer.set()
+        assert release_answer.wait(WAIT)
+
+    first = call(1.0)
+    first.done = slow_to_answer
+    turn = bench.scheduler.submit(first)
+    assert turn
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(turn.run)
+        assert bench.instance.entered.acquire(timeout=WAIT)
+        second = bench.queue(call(2.0))
+        threading.Event().wait(2 * BRIEF)  # so long does the run take at least
+        bench.release(2)
+        assert entered_answer.wait(WAIT)
+        assert second.result(WAIT) == [4.0]
+        release_answer.set()
+
+
+def test_idle_instances_share_what_waits() -> None:
+    instances = [Gated(), Gated()]
+    scheduler = Scheduler(instances, max_rows=8)
+    calls = [call(float(i)) for i in range(4)]
+    turn = scheduler.submit(calls[0])
+    assert turn
+    assert [scheduler.submit(each) for each in calls[1:]] == [None] * 3
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(turn.run)
+        for instance in instances:
+            assert instance.entered.acquire(timeout=WAIT)
+        assert sorted(instance.batches[0] for instance in instances) == [[0.0, 1.0], [2.0, 3.0]]
+        for instance in instances:
+            instance.go.release()
+        assert [each.future.result(WAIT) for each in calls] == [[0.0], [2.0], [4.0], [6.0]]
+    assert scheduler.instances == (0, 2)
+
+
+def test_an_answer_that_cannot_be_given_harms_nobody(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(result: Result) -> None:
+        raise OSError("the client is gone")
+
+    first = call(1.0)
+    first.done = broken
+    turn = bench.scheduler.submit(first)
+    assert turn
+    second = bench.queue(call(2.0))
+    bench.release(2)
+    turn.run()
+    assert second.result(WAIT) == [4.0]
+    assert "the client is gone" in caplog.text
+
+
+def test_the_last_turn_finds_an_expired_queue_and_runs_nothing(bench: Bench) -> None:
+    late = call(1.0, deadline=0.0)
+    turn = bench.scheduler.submit(late)
+    assert turn
+    turn.run()
+    with pytest.raises(DeadlineExceeded):
+        late.future.result(WAIT)
+    assert bench.instance.batches == []
+    assert (bench.scheduler.instances, bench.scheduler.queued) == ((0, 1), (0, 0))
+
+
+def test_deadlines_in_any_order_are_kept_exactly(bench: Bench) -> None:
+    import time
+
+    bench.occupy()
+    start = time.monotonic()
+    ended: dict[float, float] = {}
+
+    def note(offset: float) -> Callable[[Result], None]:
+        return lambda result: ended.setdefault(offset, time.monotonic() - start)
+
+    offsets = [0.30, 0.10, 0.20, 0.15, 0.05]
+    for offset in offsets:
+        late = call(1.0, deadline=start + offset)
+        late.done = note(offset)
+        bench.scheduler.submit(late)
+    wait_until(lambda: len(ended) == len(offsets))
+    assert list(ended) == sorted(offsets)
+    assert all(at >= offset for offset, at in ended.items())
+    assert bench.scheduler.queued == (0, 0)
     bench.release(1)
-    assert [future.result(WAIT) for future in waiting] == [[2.0], [4.0], [6.0]]
 
 
 def test_a_request_that_spoils_a_batch_fails_alone_and_the_instance_goes_on(bench: Bench) -> None:
@@ -164,7 +322,7 @@ def test_the_nth_failing_run_leaves_nothing_behind() -> None:
         outcomes = []
         for value in range(5):
             try:
-                outcomes.append(float(scheduler.infer(call(float(value)))["y"][0, 0]))
+                outcomes.append(infer(scheduler, call(float(value)))[0])
             except RuntimeError:
                 outcomes.append(None)
         assert outcomes == [None if n == failing else 2.0 * (n - 1) for n in range(1, 6)]
@@ -233,7 +391,7 @@ def test_a_full_queue_refuses_at_once() -> None:
     bench.occupy()
     waiting = bench.queue(call(1.0))
     with pytest.raises(QueueFull):
-        bench.scheduler.infer(call(2.0))
+        bench.scheduler.submit(call(2.0))
     bench.release(2)
     assert waiting.result(WAIT) == [2.0]
 
@@ -245,7 +403,7 @@ def test_closing_answers_those_that_wait_and_refuses_new_ones(bench: Bench) -> N
     with pytest.raises(Stopping):
         waiting.result(WAIT)
     with pytest.raises(Stopping):
-        bench.scheduler.infer(call(2.0))
+        bench.scheduler.submit(call(2.0))
     bench.release(1)
     assert first.result(WAIT) == [0.0]
 
@@ -264,14 +422,14 @@ def test_a_model_whose_outputs_lack_the_batch_is_served_unbatched_and_right() ->
     instance = Summing()
     scheduler = Scheduler([instance], max_rows=8)
     with ThreadPoolExecutor(4) as threads:
-        futures = [threads.submit(scheduler.infer, call(0.0))]
+        futures = [threads.submit(infer, scheduler, call(0.0))]
         assert instance.entered.wait(WAIT)
-        futures += [threads.submit(scheduler.infer, call(float(i))) for i in (1, 2, 3)]
+        futures += [threads.submit(infer, scheduler, call(float(i))) for i in (1, 2, 3)]
         wait_until(lambda: scheduler.queued[0] == 3)
         instance.gate.set()
-        assert [float(future.result(WAIT)["y"][0, 0]) for future in futures] == [0.0, 1.0, 2.0, 3.0]
+        assert [future.result(WAIT) for future in futures] == [[0.0], [1.0], [2.0], [3.0]]
     assert instance.sizes == [1, 3, 1, 1, 1]
-    scheduler.infer(call(1.0))
+    infer(scheduler, call(1.0))
 
 
 def test_many_threads_get_their_own_rows_from_several_instances() -> None:
@@ -280,8 +438,7 @@ def test_many_threads_get_their_own_rows_from_several_instances() -> None:
 
     def one(number: int) -> bool:
         values = [float(number * 10 + k) for k in range(1 + number % 3)]
-        result = scheduler.infer(call(*values))["y"]
-        return [float(v) for v in result[:, 0]] == [2 * v for v in values]
+        return infer(scheduler, call(*values)) == [2 * v for v in values]
 
     with ThreadPoolExecutor(32) as threads:
         assert all(threads.map(one, range(3000)))

@@ -1,0 +1,187 @@
+"""The thread that polls: what it gathers, what it runs itself, what it passes on, and who takes its place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+
+import pytest
+from vintner.poller import GATHERED, NothingReady, Poller, PollingEnded, Turn
+
+WAIT = 10.0
+
+
+class Events:
+    """Stands for a completion queue: what is put comes out of one `poll`; after `end` every poll raises."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Turn | type[PollingEnded] | None] = SimpleQueue()
+
+    def put(self, *turns: Turn | None) -> None:
+        for turn in turns:
+            self._queue.put(turn)
+
+    def poll(self, wait: bool) -> Turn | None:
+        try:
+            event = self._queue.get(block=wait)
+        except Empty:
+            raise NothingReady from None
+        if event is PollingEnded:
+            self._queue.put(event)
+            raise PollingEnded
+        assert not isinstance(event, type)
+        return event
+
+    def end(self) -> None:
+        self._queue.put(PollingEnded)
+
+
+class Work:
+    """A turn of so many steps, each of which may do something. Notes the threads that ran it."""
+
+    def __init__(self, step: Callable[[], None] = lambda: None, *, steps: int = 1, brief: bool = True) -> None:
+        self.brief = brief
+        self.threads: list[str] = []
+        self.done = threading.Event()
+        self.passed_on = threading.Event()
+        self._do = step
+        self._steps = steps
+
+    def step(self) -> bool:
+        self.threads.append(threading.current_thread().name)
+        self._steps -= 1
+        if not self._steps:
+            self.done.set()
+        self._do()
+        return self._steps > 0
+
+    def pass_on(self) -> None:
+        self.passed_on.set()
+
+
+def names() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("test")]
+
+
+def until(true: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(int(WAIT * 1000)):
+        if true():
+            return
+        pause.wait(0.001)
+    raise AssertionError("never")
+
+
+@pytest.fixture
+def events() -> Iterator[Events]:
+    """Those of a poller that runs, and that leaves no thread behind."""
+    events = Events()
+    Poller(events.poll, name="test").start()
+    yield events
+    events.end()
+    until(lambda: names() == [])
+
+
+def test_events_without_work_are_taken(events: Events) -> None:
+    after = Work()
+    events.put(None, None, None, after)
+    assert after.done.wait(WAIT)
+
+
+def test_work_is_put_off_until_what_is_ready_has_been_taken(events: Events) -> None:
+    """The first holds the poller up, so that the others are all there when it polls again."""
+    go = threading.Event()
+    order: list[str] = []
+    blocking = Work(lambda: go.wait(WAIT) and None)  # type: ignore[func-returns-value]
+    events.put(blocking)
+    assert blocking.done.wait(WAIT)
+
+    class Announcing(Events):
+        pass
+
+    first, second = Work(lambda: order.append("first")), Work(lambda: order.append("second"))
+    events.put(first, None, None, second)
+    go.set()
+    assert second.done.wait(WAIT)
+    assert order == ["first", "second"]
+
+
+def test_no_more_than_so_many_events_are_taken_before_work_is_run() -> None:
+    taken = 0
+    taken_at_work: list[int] = []
+    work = Work(lambda: taken_at_work.append(taken))
+    over = threading.Event()
+
+    def poll(wait: bool) -> Turn | None:
+        nonlocal taken
+        if over.is_set():
+            raise PollingEnded
+        taken += 1
+        return work if taken == 1 else None
+
+    Poller(poll, name="test").start()
+    assert work.done.wait(WAIT)
+    over.set()
+    until(lambda: names() == [])
+    assert taken_at_work == [GATHERED]
+
+
+def test_a_turn_of_several_steps_is_polled_between(events: Events) -> None:
+    other = Work()
+    long = Work(lambda: events.put(other) if not other.done.is_set() else None, steps=50)
+    events.put(long)
+    assert long.done.wait(WAIT)
+    assert other.done.is_set()
+    assert set(long.threads) == {"test"}
+
+
+def test_work_that_is_not_brief_is_passed_on(events: Events) -> None:
+    long, brief = Work(brief=False), Work()
+    events.put(long, brief)
+    assert long.passed_on.wait(WAIT)
+    assert brief.done.wait(WAIT)
+    assert long.threads == []
+
+
+def test_work_that_raises_is_logged_and_the_poller_goes_on(events: Events, caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> None:
+        raise ValueError("a bug")
+
+    after = Work()
+    events.put(Work(broken), after)
+    assert after.done.wait(WAIT)
+    assert "a bug" in caplog.text
+
+
+def test_another_thread_polls_when_brief_work_does_not_come_back(events: Events) -> None:
+    go = threading.Event()
+    stuck = Work(lambda: go.wait(WAIT) and None, steps=2)  # type: ignore[func-returns-value]
+    events.put(stuck)
+    for _ in range(3):
+        after = Work()
+        events.put(after)
+        assert after.done.wait(WAIT)
+    assert not stuck.done.is_set()
+    go.set()
+    assert stuck.passed_on.wait(WAIT), "what is left of the late turn has to be run by somebody"
+    until(lambda: names().count("test") == 1)
+
+
+def test_work_that_waited_behind_a_stuck_turn_is_run(events: Events) -> None:
+    go = threading.Event()
+    blocking = Work(lambda: go.wait(WAIT) and None)  # type: ignore[func-returns-value]
+    waiting = [Work() for _ in range(5)]
+    events.put(blocking, *waiting)
+    assert all(work.done.wait(WAIT) for work in waiting)
+    go.set()
+
+
+def test_every_turn_is_run_to_its_end_once_whatever_gets_stuck(events: Events) -> None:
+    pause = threading.Event()
+    turns = [Work(lambda n=n: pause.wait(0.12 if n % 40 == 0 else 0) and None, steps=1 + n % 3) for n in range(200)]  # type: ignore[misc]
+    for turn in turns:
+        events.put(turn)
+    until(lambda: all(turn.done.is_set() or turn.passed_on.is_set() for turn in turns))
+    for number, turn in enumerate(turns):
+        assert turn.passed_on.is_set() or len(turn.threads) == 1 + number % 3
