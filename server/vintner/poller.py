@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 logger = logging.getLogger(__name__)
 
-GATHERED: Final = 64
+GATHERED: Final = 256
 """Events that are taken at most before the work that they brought is run."""
 
 LATE: Final = 0.05
