@@ -12,6 +12,7 @@ takes the poller's place, and the late one leaves when it does.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,8 +22,8 @@ from typing import Final, Protocol
 
 logger = logging.getLogger(__name__)
 
-GATHERED: Final = 256
-"""Events that are taken at most before the work that they brought is run."""
+GATHERING: Final = 5e-3
+"""Seconds for which events are taken at most before the work that they brought is run."""
 
 LATE: Final = 0.05
 """Seconds after which work that was expected to be brief is not waited for any more; twice that at most."""
@@ -95,13 +96,19 @@ class Poller:
 
     def _gather(self) -> None:
         """Takes the events that are there, and waits for one if there is nothing else to do."""
-        for _ in range(GATHERED):
+        until = time.monotonic() + GATHERING if self._turns else math.inf
+        while time.monotonic() < until:
             try:
                 turn = self._poll(not self._turns)
             except NothingReady:
                 return
-            if turn is not None:
-                self._turns.append(turn)
+            if turn is None:
+                continue
+            if not turn.brief:
+                turn.pass_on()
+                continue
+            self._turns.append(turn)
+            until = min(until, time.monotonic() + GATHERING)
 
     def _work(self, me: Thread) -> None:
         """A step of each turn."""

@@ -173,20 +173,23 @@ class Scheduler:
         Raises QueueFull or Stopping, and then `call.done` is not called.
         """
         call.queued_at = time.monotonic()
-        turn: Turn | None = None
+        if call.cancellation is not None and not self.brief:  # before it is queued: a call that is over takes no watch
+            call.watched = True
+            call.cancellation.on_cancel(lambda: self._withdraw(call, Cancelled("the client cancelled the request")))
         with self._lock:
+            if call.state == "done":
+                return None
+            call.state = "done"  # for a cancellation, if the call is refused
             if self._closed:
                 raise Stopping("the model is being unloaded")
             self._queue.push(call)
-            if self._idle and not self._gathering:
-                self._gathering = True
-                turn = Turn(self, self._idle.pop())
+            call.state = "queued"
             if call.deadline is not None:
                 self._expect(call.deadline)
-        if turn is None and call.cancellation is not None and not self.brief:
-            call.watched = True
-            call.cancellation.on_cancel(lambda: self._withdraw(call, Cancelled("the client cancelled the request")))
-        return turn
+            if not self._idle or self._gathering:
+                return None
+            self._gathering = True
+            return Turn(self, self._idle.pop())
 
     def close(self) -> None:
         """Refuses new calls and answers the ones that wait. Instances that run are left to their leaders."""
@@ -255,7 +258,10 @@ class Scheduler:
         if not batch:
             return False
         started = time.monotonic()
-        results = self._run(batch, instance)
+        try:
+            results = self._run(batch, instance)
+        except Exception as exc:  # what a backend returned is no outputs
+            results = [exc] * len(batch)
         taken = time.monotonic() - started
         with self._lock:
             self._mean = taken if self._mean == math.inf else self._mean + WEIGHT * (taken - self._mean)

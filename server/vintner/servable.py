@@ -122,13 +122,14 @@ class Servable:
         return self._scheduler.submit(self._call(request, done))
 
     def _response(self, identity: str, names: Sequence[str], outputs: Mapping[str, Array]) -> Response | Exception:
-        """The outputs that were asked for, under the names that they are served by."""
+        """The outputs that were asked for, under the names that they are served by; an error if one is not there."""
         results: dict[str, Tensor] = {}
-        for name in names:
-            own, datatype = self._outputs[name]
-            if own not in outputs:
-                return BackendError(f"the backend did not return output '{own}' of model '{self.name}'")
-            results[name] = Tensor(datatype, outputs[own])
+        try:
+            for name in names:
+                own, datatype = self._outputs[name]
+                results[name] = Tensor(datatype, outputs[own])
+        except (KeyError, TypeError) as exc:
+            return BackendError(f"the backend did not return the outputs of model '{self.name}': {exc!r}")
         return Response(self.name, self.version, results, identity)
 
     def _requested(self, request: Request) -> Sequence[str]:

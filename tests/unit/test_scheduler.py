@@ -256,6 +256,33 @@ def test_an_answer_that_cannot_be_given_harms_nobody(bench: Bench, caplog: pytes
     assert "the client is gone" in caplog.text
 
 
+def test_outputs_that_are_none_fail_their_requests_and_nothing_else() -> None:
+    class Broken:
+        def run(self, inputs: Mapping[str, Array]) -> Any:
+            return {"y": None}
+
+    scheduler = Scheduler([Broken()], max_rows=8)
+    calls = [call(1.0), call(2.0)]
+    turn = scheduler.submit(calls[0])
+    assert turn
+    scheduler.submit(calls[1])
+    turn.run()
+    for each in calls:
+        with pytest.raises(Exception, match="NoneType"):
+            each.future.result(WAIT)
+    assert (scheduler.instances, scheduler.queued) == ((0, 1), (0, 0))
+
+
+def test_a_refused_call_is_not_answered_by_its_cancellation() -> None:
+    bench = Bench(limits=QueueLimits(max_requests=0))
+    cancellation = Cancellation()
+    refused = call(1.0, cancellation=cancellation)
+    with pytest.raises(QueueFull):
+        bench.scheduler.submit(refused)
+    cancellation.cancel()
+    assert not refused.future.done()
+
+
 def test_the_last_turn_finds_an_expired_queue_and_runs_nothing(bench: Bench) -> None:
     late = call(1.0, deadline=0.0)
     turn = bench.scheduler.submit(late)
