@@ -7,11 +7,12 @@ form that Triton's and OpenVINO Model Server's clients read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
-from vintner.errors import InvalidArgument, Unsupported, nearest
+from vintner.errors import InvalidArgument, TooLarge, Unsupported, nearest
 from vintner.manager import IndexEntry
 from vintner.pb import grpc_service_pb2 as pb
 from vintner.service import ModelMetadata, ServerMetadata
@@ -35,17 +36,32 @@ CONTENTS: Final[Mapping[str, str]] = {
 """The list of InferTensorContents that holds each datatype. FP16 and BF16 travel only raw."""
 
 
+MAX_MESSAGE: Final = 2**31 - 1
+"""Bytes that protobuf, and so every client, can read."""
+
+_LENGTH_DELIMITED: Final = 2
+_SHORT: Final = [bytes([length]) for length in range(0x80)]
+
+
+def _tag(field: str) -> bytes:
+    return bytes([pb.ModelInferResponse.DESCRIPTOR.fields_by_name[field].number << 3 | _LENGTH_DELIMITED])
+
+
+_ID: Final = _tag("id")
+_RAW: Final = _tag("raw_output_contents")
+
+
 def decode_infer(message: pb.ModelInferRequest) -> Request:
     """Views of the message's bytes where it is raw, one copy where it is typed. Raises InvalidArgument."""
     raw = message.raw_input_contents
     inputs = _typed_inputs(message) if not raw else _raw_inputs(message, raw)
     return Request(
-        model_name=message.model_name,
-        model_version=message.model_version,
-        inputs=inputs,
-        outputs=_requested(message.outputs) if message.outputs else (),
-        id=message.id,
-        parameters=_parameters(message.parameters) if message.parameters else {},
+        message.model_name,
+        message.model_version,
+        inputs,
+        _requested(message.outputs) if message.outputs else (),
+        message.id,
+        _parameters(message.parameters) if message.parameters else {},
     )
 
 
@@ -64,7 +80,8 @@ def _raw_inputs(message: pb.ModelInferRequest, raw: Sequence[bytes]) -> dict[str
                 f"contents field must not be specified when using raw_input_contents for '{name}' for model"
                 f" '{message.model_name}'"
             )
-        _check_input(tensor, inputs)
+        if name in inputs or tensor.parameters:
+            _check_input(tensor, inputs)
         inputs[name] = decode_raw(name, tensor.datatype, tuple(tensor.shape), data)
     return inputs
 
@@ -151,16 +168,44 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parame
     return decoded
 
 
-def encode_infer(response: Response) -> pb.ModelInferResponse:
-    """One copy of each output, into the message."""
-    message = pb.ModelInferResponse(
-        model_name=response.model_name, model_version=response.model_version, id=response.id
-    )
-    outputs, raw = message.outputs, message.raw_output_contents
-    for name, tensor in response.outputs.items():
-        outputs.add(name=name, datatype=tensor.datatype, shape=tensor.array.shape)
-        raw.append(encode_raw(tensor))
+def encode_infer(response: Response) -> bytes:
+    """The bytes of a ModelInferResponse, with one copy of each output. Raises TooLarge.
+
+    What describes the outputs is the same for most replies, so it is kept; the rest is put behind it, for messages
+    that are joined are merged. Through the message itself, a small reply took three times as long (measured).
+    """
+    tensors = response.outputs.items()
+    described = tuple([(name, tensor.datatype, tensor.array.shape) for name, tensor in tensors])
+    parts = [_head(response.model_name, response.model_version, described)]
+    if response.id:
+        parts += _field(_ID, response.id.encode())
+    for tensor in response.outputs.values():
+        parts += _field(_RAW, encode_raw(tensor))
+    message = b"".join(parts)
+    if len(message) > MAX_MESSAGE:
+        raise TooLarge(f"the reply has {len(message)} bytes, and a gRPC message at most {MAX_MESSAGE}; use REST for it")
     return message
+
+
+@lru_cache(maxsize=1024)
+def _head(model_name: str, version: str, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
+    message = pb.ModelInferResponse(model_name=model_name, model_version=version)
+    for name, datatype, shape in outputs:
+        message.outputs.add(name=name, datatype=datatype, shape=shape)
+    return message.SerializeToString()
+
+
+def _field(tag: bytes, value: bytes) -> tuple[bytes, bytes, bytes]:
+    """A field of bytes on the wire: tag, length as a varint, value."""
+    length = len(value)
+    if length < 0x80:
+        return tag, _SHORT[length], value
+    varint = bytearray()
+    while length > 0x7F:
+        varint.append(length & 0x7F | 0x80)
+        length >>= 7
+    varint.append(length)
+    return tag, bytes(varint), value
 
 
 def encode_server_metadata(metadata: ServerMetadata) -> pb.ServerMetadataResponse:

@@ -35,6 +35,7 @@ REQUESTED: Final = 128
 
 CHECK_SECONDS: Final = 2.0
 NO_FLAGS: Final = 0
+OK: Final = grpc.StatusCode.OK.value[0]
 
 AT_ONCE: Final = 0.0
 """A deadline that has passed."""
@@ -149,10 +150,10 @@ class Call:
 
     def answer(self, message: bytes) -> None:
         """Ends the call. This or `fail` is to be called once, from any thread."""
-        self._finish(grpc.StatusCode.OK, b"", cygrpc.SendMessageOperation(message, NO_FLAGS))
+        self._finish(OK, b"", cygrpc.SendMessageOperation(message, NO_FLAGS))
 
     def fail(self, code: grpc.StatusCode, details: str) -> None:
-        self._finish(code, details.encode(errors="replace"))
+        self._finish(code.value[0], details.encode(errors="replace"))
 
     # -- for the loop ----------------------------------------------------------------------------------------
 
@@ -170,12 +171,12 @@ class Call:
             self.fail(grpc.StatusCode.INTERNAL, "internal error")
             raise
 
-    def _finish(self, code: grpc.StatusCode, details: bytes, *messages: Any) -> None:
+    def _finish(self, code: int, details: bytes, *messages: Any) -> None:
         """Sends everything in one batch, with the end of the call awaited in the same one if it is not already."""
         operations = [
             cygrpc.SendInitialMetadataOperation(None, NO_FLAGS),
             *messages,
-            cygrpc.SendStatusFromServerOperation(None, code.value[0], details, NO_FLAGS),
+            cygrpc.SendStatusFromServerOperation(None, code, details, NO_FLAGS),
         ]
         if self._callbacks is None:
             operations.append(cygrpc.ReceiveCloseOnServerOperation(NO_FLAGS))

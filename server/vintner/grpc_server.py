@@ -38,7 +38,7 @@ LONGEST_DETAILS = 2500
 """Bytes of UTF-8. Each may take three in the trailer, and clients begin to refuse trailers at 8 KiB."""
 
 FastPathUse = Literal["auto", "off"]
-Handler = Callable[[Any, Any], Message]
+Handler = Callable[[Any, Any], Message | bytes]
 MessageT = TypeVar("MessageT", bound=Message)
 
 
@@ -201,7 +201,7 @@ class _Handlers:
     def repository_index(self, request: pb.RepositoryIndexRequest, context: Any) -> Message:
         return codec.encode_index(self._service.repository_index(request.ready))
 
-    def model_infer(self, message: pb.ModelInferRequest, context: Any) -> Message:
+    def model_infer(self, message: pb.ModelInferRequest, context: Any) -> bytes:
         """ModelInfer by way of grpcio's server: the thread of the call waits for the answer."""
         return codec.encode_infer(self._service.infer(self._request(message, context), "grpc"))
 
@@ -232,7 +232,7 @@ def _end(call: Call, result: Response | Exception) -> None:
         call.fail(*_status(result))
         return
     try:
-        answer = codec.encode_infer(result).SerializeToString()
+        answer = codec.encode_infer(result)
     except Exception as exc:
         call.fail(*_status(exc))
     else:
@@ -260,7 +260,8 @@ def _answer(message: type[Message], handler: Handler) -> Callable[[bytes, Any], 
 
     def answer(data: bytes, context: Any) -> bytes:
         try:
-            return handler(_parsed(message, data), context).SerializeToString()
+            reply = handler(_parsed(message, data), context)
+            return reply if isinstance(reply, bytes) else reply.SerializeToString()
         except Exception as exc:
             code, details = _status(exc)
             context.set_code(code)

@@ -15,7 +15,6 @@ from typing import ClassVar, Final
 import orjson
 
 from vintner import http_codec as codec
-from vintner.cores import give_way
 from vintner.errors import (
     InvalidArgument,
     ModelNotReady,
@@ -209,7 +208,7 @@ class _Api:
         def begin(send: Callable[[Answer], None]) -> None:
             turn = self._service.submit(decoded.request, "rest", lambda result: send(_infer_answer(result, decoded)))
             if turn is not None:
-                give_way()
+                turn.gather()
                 turn.run()
 
         return begin

@@ -29,6 +29,7 @@ import numpy as np
 from vintner.alarms import Alarm, AlarmClock
 from vintner.backend import Instance
 from vintner.batching import BatchQueue, Pending, QueueLimits
+from vintner.cores import give_way
 from vintner.errors import Cancelled, DeadlineExceeded, Stopping
 from vintner.executor import LeanExecutor
 from vintner.metrics import SchedulerMetrics
@@ -41,6 +42,12 @@ BRIEF: Final = 1e-3
 
 WEIGHT: Final = 0.2
 """Of the newest run in the mean of run times."""
+
+COPIED: Final = 5e9
+"""Bytes per second at which requests are stacked, their way through the caches included."""
+
+GATHERINGS: Final = 4
+"""Times that a thread gives way at most before it leads."""
 
 MOST_WORKERS: Final = 1024
 """Threads that may lead at the same time where requests' own threads do not stay; each has an instance in its hands."""
@@ -93,16 +100,27 @@ class Call(Pending):
 class Turn:
     """An instance in the hands of whoever submitted the request that found it idle. To be run soon, and to the end."""
 
-    __slots__ = ("_instance", "_scheduler")
+    __slots__ = ("_alone", "_instance", "_scheduler")
 
-    def __init__(self, scheduler: Scheduler, instance: Instance) -> None:
+    def __init__(self, scheduler: Scheduler, instance: Instance, alone: bool = False) -> None:
         self._scheduler = scheduler
         self._instance = instance
+        self._alone = alone  # the request would not be stacked with others
 
     @property
     def brief(self) -> bool:
         """Whether it can be expected to take no longer than a thread switch is worth."""
         return self._scheduler.brief
+
+    def gather(self) -> None:
+        """Lets requests in that came with the one that got this turn, and wait for the interpreter or a core."""
+        if self._alone:
+            return
+        for _ in range(GATHERINGS):
+            before = self._scheduler.queued
+            give_way()
+            if self._scheduler.queued == before:
+                return
 
     def step(self) -> bool:
         """Runs one batch. True if more waits, and the turn is still this caller's."""
@@ -146,6 +164,7 @@ class Scheduler:
         self._running: set[Call] = set()  # only those with a deadline
         self._metrics = metrics or SchedulerMetrics()
         self._mean = math.inf  # seconds of a run; long until it has been measured
+        self._mean_each = math.inf  # the same for each request of it
         self._gathering = False  # a leader has its instance and has not cut its first batch yet
         self._alarm: Alarm | None = None
         self._closed = False
@@ -189,7 +208,7 @@ class Scheduler:
             if not self._idle or self._gathering:
                 return None
             self._gathering = True
-            return Turn(self, self._idle.pop())
+            return Turn(self, self._idle.pop(), not self._pays(call))
 
     def close(self) -> None:
         """Refuses new calls and answers the ones that wait. Instances that run are left to their leaders."""
@@ -264,7 +283,8 @@ class Scheduler:
             results = [exc] * len(batch)
         taken = time.monotonic() - started
         with self._lock:
-            self._mean = taken if self._mean == math.inf else self._mean + WEIGHT * (taken - self._mean)
+            self._mean = _moved(self._mean, taken)
+            self._mean_each = _moved(self._mean_each, taken / len(batch))
             self._metrics.ran(
                 rows=sum(call.rows for call in batch),
                 waits=[started - call.queued_at for call in batch],
@@ -307,10 +327,19 @@ class Scheduler:
         return [], expired
 
     def _share(self, leader: Call) -> int | None:
-        """Rows that a batch may have: idle instances take part in what waits, if runs are worth their wake-up."""
+        """Rows that a batch may have, if not as many as it can.
+
+        Idle instances take part in what waits, if runs are worth their wake-up.
+        """
+        if not self._pays(leader):
+            return leader.rows
         if not self._idle or self.brief:
             return None
         return math.ceil((leader.rows + self._queue.rows) / (len(self._idle) + 1))
+
+    def _pays(self, leader: Call) -> bool:
+        """Whether stacking a request costs less than its run. A large input is best run while it is in the cache."""
+        return leader.size <= self._mean_each * COPIED
 
     def _run(self, batch: Sequence[Call], instance: Instance) -> Sequence[Result]:
         """What each member of the batch gets."""
@@ -328,6 +357,10 @@ class Scheduler:
             self._queue.max_rows = 1
             logger.warning("served unbatched from now on: %s", misfit)
         return [_run_alone(call, instance) for call in batch]
+
+
+def _moved(mean: float, newest: float) -> float:
+    return newest if mean == math.inf else mean + WEIGHT * (newest - mean)
 
 
 def _answer(ended: Sequence[Call]) -> None:

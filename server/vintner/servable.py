@@ -165,7 +165,7 @@ class Servable:
 
     def _rows(self, arrays: Mapping[str, Array]) -> int:
         extents = {array.shape[0] for array in arrays.values()}
-        rows: int = max(extents)
+        rows: int = max(extents) if len(extents) > 1 else next(iter(extents))
         if self._row_limit is not None:
             if len(extents) > 1:
                 raise InvalidArgument(

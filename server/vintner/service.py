@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from threading import Lock
 
 from vintner import __version__
-from vintner.cores import give_way
 from vintner.errors import InvalidArgument, QueueFull, VintnerError
 from vintner.manager import IndexEntry, Manager
 from vintner.scheduler import Turn
@@ -142,7 +141,7 @@ class Service:
 
         turn = self.submit(request, protocol, reply)
         if turn is not None:
-            give_way()
+            turn.gather()
             if turn.step():
                 turn.pass_on()
         answered.acquire()
