@@ -2,38 +2,60 @@
 
 Pure: no threads, no locks, no clock of its own. The scheduler calls it under its lock and passes the time in.
 
-Requests wait in one first-come-first-served order, and besides in a bucket per signature, because only requests of
-one signature can be stacked. The head of the order always leads the next batch, so nobody starves; its batch is
-filled from its own bucket, passing over what does not fit, so a big request does not hold up the small ones
+Every request has a time at which it is due: its deadline, or `PATIENCE` after its arrival if that is sooner; each level
+of priority below the first adds `AGEING`. What is due first leads the next batch. So the nearest deadline goes first
+within a level, a lower level waits for a higher one but not for ever, and without either it is first come first served.
+
+Besides, requests wait in a bucket per signature, because only requests of one signature can be stacked. A leader's
+batch is filled from its own bucket, passing over what does not fit, so a big request does not hold up the small ones
 behind it. A batch is cut when an instance is there to run it, not before (late binding).
 
-Invariant: a request is in the order and in its bucket, or in neither; length, `rows` and `bytes` count exactly those.
+Invariant: a request is in the order and in its bucket, or in neither; length, `rows`, `bytes` and the counts of the
+levels count exactly those.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import math
+from bisect import bisect_left, insort
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
 
 from vintner.errors import QueueFull
+
+PATIENCE: Final = 1.0
+"""Seconds after which a request is due that has no nearer deadline."""
+
+AGEING: Final = 5.0
+"""Seconds that a request of one level lets newer ones of the level above go first."""
 
 
 class Pending:
     """What the queue needs to know of a waiting request.
 
-    `rows` is its extent in the batch dimension, `size` its bytes, `deadline` in the seconds of the clock that is
-    passed to `cut`, or None.
+    `rows` is its extent in the batch dimension, `size` its bytes. `arrived` and `deadline` (or None) are in seconds of
+    the clock that is passed to `cut`. `level` is its priority, 1 the highest.
     """
 
-    __slots__ = ("deadline", "rows", "signature", "size")
+    __slots__ = ("arrived", "deadline", "level", "place", "rows", "signature", "size")
 
-    def __init__(self, rows: int, size: int, signature: Hashable, deadline: float | None) -> None:
+    def __init__(
+        self,
+        rows: int,
+        size: int,
+        signature: Hashable,
+        deadline: float | None,
+        level: int = 1,
+        arrived: float = 0.0,
+    ) -> None:
         self.rows = rows
         self.size = size
         self.signature = signature
         self.deadline = deadline
+        self.level = level
+        self.arrived = arrived
+        self.place: tuple[float, int] | None = None  # when it is due, and its number, while it is in a queue
 
     def expired(self, now: float) -> bool:
         return self.deadline is not None and self.deadline <= now
@@ -44,26 +66,29 @@ PendingT = TypeVar("PendingT", bound=Pending)
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Bounds of what may wait for one model; the request that would pass one is refused."""
+    """Bounds of what may wait for one model, and of a level in it; the request that would pass one is refused."""
 
     max_requests: int = 256
     max_bytes: int = 256 * 2**20
+    levels: Mapping[int, int] = field(default_factory=dict)
 
 
 class BatchQueue(Generic[PendingT]):
-    """Requests that wait, first come first served. `max_rows` of 1 or less means that nothing is stacked."""
+    """Requests that wait, in the order in which they are due. `max_rows` of 1 or less means that nothing is stacked."""
 
     def __init__(self, limits: QueueLimits, max_rows: int) -> None:
         self._limits = limits
         self.max_rows = max_rows
-        # OrderedDict, because taking the first of a plain dict scans the places of all that left before it.
-        self._order: OrderedDict[PendingT, None] = OrderedDict()
-        self._buckets: dict[Hashable, OrderedDict[PendingT, None]] = {}
+        # Sorted lists: a queue is short, and what arrives later is mostly due later, so it goes to the end.
+        self._order: list[tuple[float, int, PendingT]] = []
+        self._buckets: dict[Hashable, list[tuple[float, int, PendingT]]] = {}
+        self._levels = dict.fromkeys(limits.levels, 0)
+        self._number = 0
         self.bytes = 0
         self.rows = 0
 
     def __iter__(self) -> Iterator[PendingT]:
-        return iter(self._order)
+        return (item for _, _, item in self._order)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -75,35 +100,63 @@ class BatchQueue(Generic[PendingT]):
         # A request over the bound of bytes is still let in alone: what an idle server would run must not be refused.
         if self._order and self.bytes + item.size > self._limits.max_bytes:
             raise QueueFull(f"Exceeds maximum queue size: {self.bytes} of {self._limits.max_bytes} bytes wait already")
-        self._order[item] = None
+        if item.level in self._levels:
+            bound = self._limits.levels[item.level]
+            if self._levels[item.level] >= bound:
+                raise QueueFull(f"Exceeds maximum queue size: {bound} requests of priority {item.level} wait already")
+            self._levels[item.level] += 1
+        due = item.arrived + PATIENCE
+        if item.deadline is not None and item.deadline < due:
+            due = item.deadline
+        self._insert(item, due + (item.level - 1) * AGEING)
+
+    def postpone(self, item: PendingT) -> None:
+        """Puts a request behind all that are not postponed, whether it is in the queue or was just taken out."""
+        self.remove(item)
+        if item.level in self._levels:
+            self._levels[item.level] += 1
+        self._insert(item, math.inf)
+
+    def _insert(self, item: PendingT, due: float) -> None:
+        self._number += 1
+        item.place = (due, self._number)
+        entry = (due, self._number, item)
         bucket = self._buckets.get(item.signature)
         if bucket is None:
-            bucket = self._buckets[item.signature] = OrderedDict()
-        bucket[item] = None
+            bucket = self._buckets[item.signature] = []
+        for entries in (self._order, bucket):
+            if not entries or entries[-1] < entry:
+                entries.append(entry)
+            else:
+                insort(entries, entry)
         self.bytes += item.size
         self.rows += item.rows
 
     def remove(self, item: PendingT) -> bool:
         """Takes one request out, wherever it stands. False if it was not in the queue any more."""
-        if item not in self._order:
+        place = item.place
+        if place is None:
             return False
-        del self._order[item]
+        item.place = None
         bucket = self._buckets[item.signature]
-        del bucket[item]
+        for entries in (self._order, bucket):
+            del entries[bisect_left(entries, place)]
         if not bucket:
             del self._buckets[item.signature]
+        if item.level in self._levels:
+            self._levels[item.level] -= 1
         self.bytes -= item.size
         self.rows -= item.rows
         return True
 
     def pop(self) -> PendingT:
         """Takes out the request that leads the next batch. The queue must not be empty."""
-        leader = next(iter(self._order))
+        leader = self._order[0][2]
         self.remove(leader)
         return leader
 
     def cut(self, leader: PendingT, now: float, rows: int | None = None) -> list[PendingT]:
-        """Takes out the followers of a leader: same signature, first come first served, as many as fit.
+        """Takes out the followers of a leader: same signature, what is due first, as many as fit.
 
         `rows` sets a bound below `max_rows` for this batch.
 
@@ -111,7 +164,7 @@ class BatchQueue(Generic[PendingT]):
         """
         space = (self.max_rows if rows is None else min(rows, self.max_rows)) - leader.rows
         followers: list[PendingT] = []
-        for item in self._buckets.get(leader.signature, ()):
+        for _, _, item in self._buckets.get(leader.signature, ()):
             if space <= 0:
                 break
             if item.rows <= space and not item.expired(now):

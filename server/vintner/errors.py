@@ -9,7 +9,7 @@
         PermissionDenied         PERMISSION_DENIED
         Unsupported              UNIMPLEMENTED
       Unavailable              UNAVAILABLE: the same request may succeed later
-        QueueFull, ModelNotReady, Stopping
+        QueueFull, QueueTimeout, ModelNotReady, Stopping
       Expired                  the client stopped waiting
         DeadlineExceeded         DEADLINE_EXCEEDED
         Cancelled                CANCELLED
@@ -97,6 +97,12 @@ class QueueFull(Unavailable):
     """The bounded queue of a model, or of the server, has no place."""
 
     outcome = "queue_full"
+
+
+class QueueTimeout(Unavailable):
+    """The request waited for longer than it, or its model's configuration, allows."""
+
+    outcome = "queue_timeout"
 
 
 class ModelNotReady(Unavailable):

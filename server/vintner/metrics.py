@@ -32,8 +32,8 @@ ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0
 """Upper bounds of the batch size buckets."""
 
 OUTCOMES: Final = (
-    "ok", "invalid_argument", "not_found", "too_large", "unsupported", "queue_full", "unavailable", "not_ready",
-    "stopping", "deadline_exceeded", "cancelled", "backend", "internal",
+    "ok", "invalid_argument", "not_found", "too_large", "unsupported", "queue_full", "queue_timeout", "unavailable",
+    "not_ready", "stopping", "deadline_exceeded", "cancelled", "backend", "internal",
 )  # fmt: skip
 
 

@@ -115,6 +115,7 @@ def _by_tensor(given: object) -> object:
 
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Shape = tuple[Annotated[int, Field(strict=True, ge=-1)], ...]
 
 
@@ -150,11 +151,33 @@ class BatchingConfig(Section):
     max_batch_size: Count | None = None
 
 
+class QueueLevel(Section):
+    """What is different for one level of priority; what is left out is as for all."""
+
+    max_requests: Count | None = None
+    timeout_seconds: Seconds | None = None
+    timeout_action: Literal["reject", "delay"] | None = None
+
+
 class QueueConfig(Section):
-    """Bounds of what may wait for the model; sizes are in bytes."""
+    """Who may wait for the model, for how long, and who goes first; sizes are in bytes. Priority 1 is the highest."""
 
     max_requests: Count = 256
     max_bytes: Annotated[int, BeforeValidator(_size)] = 256 * 2**20
+    timeout_seconds: Seconds | None = None
+    timeout_action: Literal["reject", "delay"] = "reject"
+    timeout_override: StrictBool = True
+    priority_levels: Count = 1
+    default_priority: Count | None = None
+    levels: Mapping[Count, QueueLevel] = {}
+
+    @model_validator(mode="after")
+    def _within_levels(self) -> QueueConfig:
+        named = {"default_priority": self.default_priority} if self.default_priority else {}
+        for place, level in (*named.items(), *((f"levels.{level}", level) for level in self.levels)):
+            if level > self.priority_levels:
+                raise ValueError(f"{place}: there are {self.priority_levels} priority_levels, got {level}")
+        return self
 
 
 class TensorConfig(Section):

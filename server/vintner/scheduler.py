@@ -30,7 +30,7 @@ from vintner.alarms import Alarm, AlarmClock
 from vintner.backend import Instance
 from vintner.batching import BatchQueue, Pending, QueueLimits
 from vintner.cores import give_way
-from vintner.errors import Cancelled, DeadlineExceeded, Stopping
+from vintner.errors import Cancelled, DeadlineExceeded, QueueTimeout, Stopping
 from vintner.executor import LeanExecutor
 from vintner.metrics import SchedulerMetrics
 from vintner.types import Array, Cancellation
@@ -70,11 +70,13 @@ class Threads:
 class Call(Pending):
     """One request on its way through the scheduler.
 
-    `done` is called once, by whichever thread ends the call, with the outputs, rows `rows` of the batch that it went
-    with, or with the error. It must be quick.
+    `deadline` is the client's; `timeout` is the time until which it may wait, after which it is refused, or, with
+    `postpones`, only goes behind the others. Both in seconds of `time.monotonic`. `done` is called once, by whichever
+    thread ends the call, with the outputs, rows `rows` of the batch that it went with, or with the error. It must be
+    quick.
     """
 
-    __slots__ = ("cancellation", "done", "inputs", "queued_at", "result", "state", "watched")
+    __slots__ = ("_client_deadline", "cancellation", "done", "inputs", "postpones", "result", "state", "watched")
 
     def __init__(
         self,
@@ -86,15 +88,33 @@ class Call(Pending):
         cancellation: Cancellation | None = None,
         *,
         done: Callable[[Result], None],
+        level: int = 1,
+        timeout: float | None = None,
+        postpones: bool = False,
     ) -> None:
-        super().__init__(rows, size, signature, deadline)
+        super().__init__(rows, size, signature, deadline, level)
+        self._client_deadline = deadline
+        self.postpones = False
+        if timeout is not None and (deadline is None or timeout < deadline):
+            self.deadline = timeout
+            self.postpones = postpones
         self.inputs = inputs
         self.cancellation = cancellation
         self.done = done
         self.result: Result = {}
         self.state: Literal["queued", "running", "done"] = "queued"
         self.watched = False  # the cancellation has been told whom to call
-        self.queued_at = 0.0
+
+    def postponed(self) -> None:
+        """From now on only the client's own deadline counts."""
+        self.postpones = False
+        self.deadline = self._client_deadline
+
+    def lateness(self) -> Exception:
+        """What a call is told whose deadline has passed."""
+        if self.state == "queued" and self.deadline != self._client_deadline:
+            return QueueTimeout("Request timeout expired")
+        return DeadlineExceeded("the deadline passed while the request waited or ran")
 
 
 class Turn:
@@ -191,7 +211,7 @@ class Scheduler:
 
         Raises QueueFull or Stopping, and then `call.done` is not called.
         """
-        call.queued_at = time.monotonic()
+        call.arrived = time.monotonic()
         if call.cancellation is not None and not self.brief:  # before it is queued: a call that is over takes no watch
             call.watched = True
             call.cancellation.on_cancel(lambda: self._withdraw(call, Cancelled("the client cancelled the request")))
@@ -254,12 +274,22 @@ class Scheduler:
             self._alarm = None
             late = [call for call in (*self._queue, *self._running) if call.expired(now)]
             for call in late:
-                self._queue.remove(call)
-                self._end(call, DeadlineExceeded("the deadline passed while the request waited or ran"))
+                if call.postpones:
+                    self._postpone(call)
+                else:
+                    self._queue.remove(call)
+                    self._end(call, call.lateness())
+            late = [call for call in late if call.state == "done"]
             left = [call.deadline for call in (*self._queue, *self._running) if call.deadline is not None]
             if left and not self._closed:
                 self._expect(min(left))
         _answer(late)
+
+    def _postpone(self, call: Call) -> None:
+        """Puts a call behind the others, if it does not run already. Needs the lock."""
+        call.postponed()
+        if call.state == "queued":
+            self._queue.postpone(call)
 
     # -- leading ---------------------------------------------------------------------------------------------
 
@@ -287,7 +317,7 @@ class Scheduler:
             self._mean_each = _moved(self._mean_each, taken / len(batch))
             self._metrics.ran(
                 rows=sum(call.rows for call in batch),
-                waits=[started - call.queued_at for call in batch],
+                waits=[started - call.arrived for call in batch],
                 compute=taken,
             )
             ended = [call for call, result in zip(batch, results, strict=True) if self._end(call, result)]
@@ -315,7 +345,9 @@ class Scheduler:
         while self._queue:
             leader = self._queue.pop()
             if leader.expired(now):
-                if self._end(leader, DeadlineExceeded("the deadline passed while the request waited")):
+                if leader.postpones:
+                    self._postpone(leader)
+                elif self._end(leader, leader.lateness()):
                     expired.append(leader)
                 continue
             batch = [leader, *self._queue.cut(leader, now, self._share(leader))]

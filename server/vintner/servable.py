@@ -8,6 +8,7 @@ Invariant: after `retire` no lease is given any more, and `drained` is set once 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from threading import Event, Lock
 
@@ -15,7 +16,8 @@ from vintner.backend import LoadedModel
 from vintner.batching import QueueLimits
 from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
 from vintner.metrics import ModelMetrics
-from vintner.model_config import ModelConfig, TensorConfig
+from vintner.model_config import ModelConfig, QueueConfig, TensorConfig
+from vintner.queue_policy import QueuePolicy
 from vintner.scheduler import Call, Result, Scheduler, Threads, Turn
 from vintner.types import Array, Request, Response, Tensor, TensorSpec
 
@@ -47,10 +49,11 @@ class Servable:
         self._scheduler = Scheduler(
             model.instances,
             max_rows=self._max_rows(config),
-            limits=QueueLimits(config.queue.max_requests, config.queue.max_bytes),
+            limits=_limits(config.queue),
             metrics=self.metrics.scheduler,
             threads=threads,
         )
+        self._policy = QueuePolicy(config.queue)
         self._lock = Lock()
         self._leases = 0
         self._retired = False
@@ -161,7 +164,19 @@ class Servable:
             arrays[own] = array
             size += tensor.nbytes
         rows = self._rows(arrays) if self._batched else 1
-        return Call(arrays, rows, size, self._signature(arrays), request.deadline, request.cancellation, done=done)
+        place = self._policy.place(request.parameters) if request.parameters else self._policy.usual
+        return Call(
+            arrays,
+            rows,
+            size,
+            self._signature(arrays),
+            request.deadline,
+            request.cancellation,
+            done=done,
+            level=place.level,
+            timeout=None if place.timeout is None else time.monotonic() + place.timeout,
+            postpones=place.postpones,
+        )
 
     def _rows(self, arrays: Mapping[str, Array]) -> int:
         extents = {array.shape[0] for array in arrays.values()}
@@ -203,6 +218,11 @@ class Servable:
             f"unexpected shape for input '{spec.name}' for model '{self.name}'. Expected {_dims(spec.shape)}, got"
             f" {_dims(shape)}"
         )
+
+
+def _limits(config: QueueConfig) -> QueueLimits:
+    levels = {level: own.max_requests for level, own in config.levels.items() if own.max_requests}
+    return QueueLimits(config.max_requests, config.max_bytes, levels)
 
 
 def _dims(shape: Sequence[int]) -> str:

@@ -42,7 +42,13 @@ SERVED: Final = frozenset(
         "instance_group.kind",
         "instance_group.count",
         "instance_group.gpus",
+        "dynamic_batching.priority_levels",
+        "dynamic_batching.default_priority_level",
+        "dynamic_batching.priority_queue_policy",
         "dynamic_batching.default_queue_policy.max_queue_size",
+        "dynamic_batching.default_queue_policy.timeout_action",
+        "dynamic_batching.default_queue_policy.default_timeout_microseconds",
+        "dynamic_batching.default_queue_policy.allow_timeout_override",
         "optimization.graph.level",
         "optimization.execution_accelerators.cpu_execution_accelerator.name",
     }
@@ -63,12 +69,6 @@ TUNING: Final = frozenset(
         "dynamic_batching.preferred_batch_size",
         "dynamic_batching.max_queue_delay_microseconds",
         "dynamic_batching.preserve_ordering",
-        "dynamic_batching.priority_levels",
-        "dynamic_batching.default_priority_level",
-        "dynamic_batching.priority_queue_policy",
-        "dynamic_batching.default_queue_policy.timeout_action",
-        "dynamic_batching.default_queue_policy.default_timeout_microseconds",
-        "dynamic_batching.default_queue_policy.allow_timeout_override",
         "optimization.priority",
         "optimization.cuda",
         "optimization.execution_accelerators.cpu_execution_accelerator.parameters",
@@ -145,13 +145,34 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
         "backend": backend,
         "filename": config.default_model_filename or None,
         "batching": {"enabled": config.HasField("dynamic_batching"), "max_batch_size": config.max_batch_size or None},
-        "queue": {"max_requests": config.dynamic_batching.default_queue_policy.max_queue_size or None},
+        "queue": _queue(config.dynamic_batching),
         "inputs": _tensors(config.input, batched, reshape),
         "outputs": _tensors(config.output, batched, reshape=False),
         "version_policy": _version_policy(config.version_policy),
         "backend_options": {"graph_optimization": level} if level else None,
         **_instances(config.instance_group),
         **_parameters(parameters, path),
+    }
+
+
+def _queue(batching: model_config_pb2.ModelDynamicBatching) -> dict[str, Any]:
+    policy = batching.default_queue_policy
+    return {
+        **_queue_policy(policy),
+        # Where a limit is set, Triton lets a request set a lower one only if that is allowed.
+        "timeout_override": policy.allow_timeout_override or not policy.default_timeout_microseconds,
+        "priority_levels": batching.priority_levels or None,
+        "default_priority": batching.default_priority_level or None,
+        "levels": {level: _queue_policy(own) for level, own in batching.priority_queue_policy.items()},
+    }
+
+
+def _queue_policy(policy: model_config_pb2.ModelQueuePolicy) -> dict[str, Any]:
+    delays = policy.timeout_action == model_config_pb2.ModelQueuePolicy.DELAY
+    return {
+        "max_requests": policy.max_queue_size or None,
+        "timeout_seconds": policy.default_timeout_microseconds / 1e6 or None,
+        "timeout_action": "delay" if delays else None,
     }
 
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vintner.batching import BatchQueue, Pending, QueueLimits
+from vintner.batching import AGEING, PATIENCE, BatchQueue, Pending, QueueLimits
 from vintner.errors import QueueFull
 
 NOW = 100.0
 
 
-def pending(rows: int = 1, signature: object = None, size: int = 1, deadline: float | None = None) -> Pending:
-    return Pending(rows, size, signature, deadline)
+def pending(
+    rows: int = 1,
+    signature: object = None,
+    size: int = 1,
+    deadline: float | None = None,
+    level: int = 1,
+    arrived: float = NOW,
+) -> Pending:
+    return Pending(rows, size, signature, deadline, level, arrived)
 
 
 def queue(*items: Pending, max_rows: int = 8, limits: QueueLimits | None = None) -> BatchQueue[Pending]:
@@ -56,7 +63,7 @@ def test_an_unbatched_queue_stacks_nothing() -> None:
 
 def test_an_expired_request_is_left_for_its_owner() -> None:
     late = pending(deadline=NOW)
-    waiting = queue(pending(), late, pending(deadline=NOW + 1))
+    waiting = queue(pending(arrived=NOW - PATIENCE), late, pending(deadline=NOW + 1))
     assert late not in waiting.cut(waiting.pop(), NOW)
     assert waiting.remove(late)
 
@@ -95,9 +102,9 @@ def test_every_request_leaves_exactly_once_in_batches_within_the_limit(
     waiting = queue(*items, max_rows=max_rows)
     left: list[Pending] = []
     while waiting:
-        oldest = next(item for item in items if item not in left)
+        first = next(item for item in sorted(items, key=lambda item: not item.expired(NOW)) if item not in left)
         leader = waiting.pop()
-        assert leader is oldest
+        assert leader is first
         batch = [leader, *waiting.cut(leader, NOW)]
         assert len({item.signature for item in batch}) == 1
         assert len(batch) == 1 or sum(item.rows for item in batch) <= max_rows
@@ -105,3 +112,84 @@ def test_every_request_leaves_exactly_once_in_batches_within_the_limit(
         left += batch
     assert sorted(map(id, left)) == sorted(map(id, items))
     assert waiting.bytes == 0
+
+
+def test_the_nearest_deadline_leads_and_then_who_came_first() -> None:
+    items = [pending(), pending(deadline=NOW + 0.5), pending(deadline=NOW + 0.2), pending(deadline=NOW + 3600)]
+    waiting = queue(*items, max_rows=1)
+    assert [waiting.pop() for _ in items] == [items[2], items[1], items[0], items[3]]
+
+
+def test_a_higher_level_goes_first_but_not_for_ever() -> None:
+    low = pending(level=2, arrived=NOW)
+    soon, later = pending(arrived=NOW + AGEING - 0.1), pending(arrived=NOW + AGEING + 0.1)
+    waiting = queue(low, later, soon, max_rows=1)
+    assert [waiting.pop() for _ in range(3)] == [soon, low, later]
+
+
+def test_a_request_without_a_deadline_is_not_starved_by_those_that_have_one() -> None:
+    patient = pending(arrived=NOW)
+    hurried = [pending(arrived=NOW + after, deadline=NOW + after + 0.1) for after in (0.0, PATIENCE, 2 * PATIENCE)]
+    waiting = queue(patient, *hurried, max_rows=1)
+    assert [waiting.pop() for _ in range(4)] == [hurried[0], patient, *hurried[1:]]
+
+
+def test_what_is_postponed_goes_last_in_order() -> None:
+    items = [pending(size=3), pending(level=9), pending()]
+    waiting = queue(*items, max_rows=1)
+    waiting.postpone(items[0])
+    taken = waiting.pop()
+    waiting.postpone(taken)
+    assert [waiting.pop() for _ in range(3)] == [items[1], items[0], items[2]]
+    assert (len(waiting), waiting.bytes, waiting.rows) == (0, 0, 0)
+
+
+def test_a_level_has_a_bound_of_its_own() -> None:
+    limits = QueueLimits(levels={2: 1})
+    first = pending(level=2)
+    waiting = queue(first, pending(level=1), pending(level=3), limits=limits)
+    with pytest.raises(QueueFull, match="1 requests of priority 2"):
+        waiting.push(pending(level=2))
+    waiting.postpone(first)
+    with pytest.raises(QueueFull):
+        waiting.push(pending(level=2))
+    waiting.remove(first)
+    waiting.push(pending(level=2))
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 100), st.integers(1, 4), st.none() | st.floats(0, 200), st.sampled_from("ab")),
+        max_size=40,
+    )
+)
+def test_nobody_waits_for_what_came_much_later(requests: list[tuple[float, int, float | None, str]]) -> None:
+    """Whatever the levels and deadlines: what leads before a request did not arrive after that was due."""
+    items = [pending(arrived=at, level=level, deadline=end, signature=kind) for at, level, end, kind in requests]
+    waiting = queue(*items, max_rows=1)
+    order = [waiting.pop() for _ in items]
+    for index, item in enumerate(order):
+        latest = item.arrived + PATIENCE + (item.level - 1) * AGEING
+        assert all(before.arrived <= latest or before.expired(latest) for before in order[:index])
+
+
+@given(st.lists(st.tuples(st.sampled_from(["push", "pop", "remove", "postpone"]), st.integers(0, 9)), max_size=60))
+def test_the_books_balance_whatever_is_done(steps: list[tuple[str, int]]) -> None:
+    waiting, inside = queue(limits=QueueLimits(levels={1: 50, 2: 50})), []
+    for step, number in steps:
+        if step == "push":
+            item = pending(rows=number, size=number, level=1 + number % 3, signature=number % 2)
+            waiting.push(item)
+            inside.append(item)
+        elif inside and step == "pop":
+            inside.remove(waiting.pop())
+        elif inside and step == "remove":
+            assert waiting.remove(inside.pop(number % len(inside)))
+        elif inside:
+            waiting.postpone(inside[number % len(inside)])
+        assert (len(waiting), waiting.rows, waiting.bytes) == (
+            len(inside),
+            sum(item.rows for item in inside),
+            sum(item.size for item in inside),
+        )
+        assert set(waiting) == set(inside)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from vintner.batching import QueueLimits
-from vintner.errors import BackendError, Cancelled, DeadlineExceeded, QueueFull, Stopping
+from vintner.errors import BackendError, Cancelled, DeadlineExceeded, QueueFull, QueueTimeout, Stopping
 from vintner.metrics import SchedulerMetrics
 from vintner.scheduler import BRIEF, Call, Result, Scheduler
 from vintner.types import Array, Cancellation
@@ -384,11 +384,79 @@ def test_a_deadline_that_passes_while_the_batch_runs_does_not_harm_the_others(be
     late = bench.queue(call(2.0, deadline=time.monotonic() + 0.3))
     bench.release(1)
     assert bench.instance.entered.acquire(timeout=WAIT)
-    assert bench.instance.batches[1] == [1.0, 2.0]
+    assert bench.instance.batches[1] == [2.0, 1.0], "the nearest deadline goes first"
     with pytest.raises(DeadlineExceeded):
         late.result(WAIT)
     bench.release(1)
     assert mate.result(WAIT) == [2.0]
+
+
+def test_a_timeout_that_passes_in_the_queue_refuses_the_request(bench: Bench) -> None:
+    import time
+
+    bench.occupy()
+    now = time.monotonic()
+    refused = bench.queue(call(1.0, timeout=now + 0.05, deadline=now + 60))
+    with pytest.raises(QueueTimeout, match="Request timeout expired"):
+        refused.result(WAIT)
+    assert bench.scheduler.queued == (0, 0)
+    bench.release(1)
+
+
+def test_a_deadline_before_the_timeout_is_the_clients(bench: Bench) -> None:
+    import time
+
+    bench.occupy()
+    now = time.monotonic()
+    late = bench.queue(call(1.0, timeout=now + 60, deadline=now + 0.05))
+    with pytest.raises(DeadlineExceeded):
+        late.result(WAIT)
+    bench.release(1)
+
+
+def test_a_timeout_that_postpones_lets_the_others_go_first(bench: Bench) -> None:
+    import time
+
+    bench.occupy()
+    soon = time.monotonic() + 0.05
+    postponed = bench.queue(call(1.0, signature="a", timeout=soon, postpones=True))
+    threading.Event().wait(0.1)
+    other = bench.queue(call(2.0, signature="b"))
+    assert not postponed.done()
+    bench.release(3)
+    assert (postponed.result(WAIT), other.result(WAIT)) == ([2.0], [4.0])
+    assert bench.instance.batches == [[0.0], [2.0], [1.0]]
+
+
+def test_a_postponed_request_still_has_its_clients_deadline(bench: Bench) -> None:
+    import time
+
+    bench.occupy()
+    now = time.monotonic()
+    late = bench.queue(call(1.0, timeout=now + 0.02, deadline=now + 0.1, postpones=True))
+    with pytest.raises(DeadlineExceeded):
+        late.result(WAIT)
+    bench.release(1)
+
+
+def test_a_leader_that_timed_out_before_its_turn_is_run_is_postponed_not_lost(bench: Bench) -> None:
+    first = call(1.0, signature="a", timeout=0.0, postpones=True)
+    turn = bench.scheduler.submit(first)
+    assert turn
+    second = bench.queue(call(2.0, signature="b"))
+    bench.release(2)
+    turn.run()
+    assert (first.future.result(WAIT), second.result(WAIT)) == ([2.0], [4.0])
+    assert bench.instance.batches == [[2.0], [1.0]]
+
+
+def test_the_higher_priority_runs_first(bench: Bench) -> None:
+    bench.occupy()
+    low = bench.queue(call(1.0, signature="a", level=2))
+    high = bench.queue(call(2.0, signature="b", level=1))
+    bench.release(3)
+    assert (low.result(WAIT), high.result(WAIT)) == ([2.0], [4.0])
+    assert bench.instance.batches == [[0.0], [2.0], [1.0]]
 
 
 def test_a_cancelled_request_is_not_run(bench: Bench) -> None:

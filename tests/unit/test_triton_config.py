@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from vintner.errors import ConfigError
-from vintner.model_config import InputConfig, ModelConfig, TensorConfig, VersionPolicy
+from vintner.model_config import InputConfig, ModelConfig, QueueLevel, TensorConfig, VersionPolicy
 from vintner.pb import model_config_pb2
 from vintner.triton_config import LOOKED_INTO, PARAMETERS, SERVED, TUNING, read_triton_config
 from vintner.types import DTYPES
@@ -61,6 +61,31 @@ def test_a_usual_file_is_read_as_a_whole(read: Read):
     assert config.inputs == {"image": InputConfig(datatype="FP32", dims=(-1, 1, 8, 8))}
     assert config.outputs == {"scores": TensorConfig(datatype="FP32", dims=(-1, 10))}
     assert config.version_policy == VersionPolicy(latest=None)
+
+
+def test_queue_policies_are_taken_over(read: Read):
+    queue = read(
+        """
+        dynamic_batching {
+          priority_levels: 3
+          default_priority_level: 2
+          default_queue_policy { default_timeout_microseconds: 1500000 max_queue_size: 9 }
+          priority_queue_policy { key: 1 value { max_queue_size: 4 timeout_action: DELAY } }
+          priority_queue_policy { key: 3 value { default_timeout_microseconds: 250000 allow_timeout_override: true } }
+        }
+        """
+    ).queue
+    assert (queue.priority_levels, queue.default_priority) == (3, 2)
+    assert (queue.max_requests, queue.timeout_seconds, queue.timeout_action) == (9, 1.5, "reject")
+    assert queue.timeout_override is False
+    assert queue.levels[1] == QueueLevel(max_requests=4, timeout_action="delay")
+    assert queue.levels[3] == QueueLevel(timeout_seconds=0.25)
+
+
+def test_a_request_may_set_a_timeout_where_triton_has_no_default_or_allows_it(read: Read):
+    assert read("dynamic_batching { }").queue.timeout_override
+    policy = "default_queue_policy { default_timeout_microseconds: 5 allow_timeout_override: true }"
+    assert read(f"dynamic_batching {{ {policy} }}").queue.timeout_override
 
 
 @pytest.mark.parametrize(
@@ -223,7 +248,6 @@ def test_a_transaction_policy_that_is_not_decoupled_is_fine(read: Read):
         ("response_cache { enable: true }", "response_cache"),
         ("dynamic_batching { max_queue_delay_microseconds: 100 }", "max_queue_delay_microseconds"),
         ("dynamic_batching { preferred_batch_size: [ 4 ] }", "preferred_batch_size"),
-        ("dynamic_batching { priority_levels: 2 }", "priority_levels"),
         ("instance_group { rate_limiter { priority: 2 } }", "instance_group.rate_limiter"),
         ("output { name: 'y' label_filename: 'labels.txt' }", "output.label_filename"),
         (
