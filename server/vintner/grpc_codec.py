@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from google.protobuf.json_format import ParseDict
 
 from vintner.errors import InvalidArgument, TooLarge, Unsupported, nearest
 from vintner.manager import IndexEntry
@@ -227,6 +228,14 @@ def _tensor_metadata(specs: Sequence[TensorSpec]) -> list[pb.ModelMetadataRespon
         pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
         for spec in specs
     ]
+
+
+def encode_statistics(document: dict[str, Any]) -> pb.ModelStatisticsResponse:
+    return ParseDict(document, pb.ModelStatisticsResponse())
+
+
+def encode_model_config(document: dict[str, Any]) -> pb.ModelConfigResponse:
+    return ParseDict({"config": document}, pb.ModelConfigResponse())
 
 
 def encode_index(entries: Sequence[IndexEntry]) -> pb.RepositoryIndexResponse:

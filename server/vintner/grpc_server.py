@@ -171,6 +171,8 @@ class _Handlers:
             "ServerMetadata": (pb.ServerMetadataRequest, self.server_metadata),
             "ModelMetadata": (pb.ModelMetadataRequest, self.model_metadata),
             "ModelInfer": (pb.ModelInferRequest, self.model_infer),
+            "ModelStatistics": (pb.ModelStatisticsRequest, self.model_statistics),
+            "ModelConfig": (pb.ModelConfigRequest, self.model_config),
             "RepositoryIndex": (pb.RepositoryIndexRequest, self.repository_index),
         }
         handlers = {
@@ -197,6 +199,12 @@ class _Handlers:
 
     def model_metadata(self, request: pb.ModelMetadataRequest, context: Any) -> Message:
         return codec.encode_model_metadata(self._service.model_metadata(request.name, request.version))
+
+    def model_statistics(self, request: pb.ModelStatisticsRequest, context: Any) -> Message:
+        return codec.encode_statistics(self._service.statistics(request.name, request.version))
+
+    def model_config(self, request: pb.ModelConfigRequest, context: Any) -> Message:
+        return codec.encode_model_config(self._service.model_config(request.name, request.version))
 
     def repository_index(self, request: pb.RepositoryIndexRequest, context: Any) -> Message:
         return codec.encode_index(self._service.repository_index(request.ready))

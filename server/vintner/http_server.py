@@ -80,6 +80,9 @@ def routes(service: Service, max_request_bytes: int) -> list[Route]:
         (r"/v2/health/live", "GET", api.live),
         (r"/v2/health/ready", "GET", api.ready),
         (rf"{model}/ready", "GET", api.model_ready),
+        (r"/v2/models/stats", "GET", api.all_statistics),
+        (rf"{model}/stats", "GET", api.statistics),
+        (rf"{model}/config", "GET", api.model_config),
         (rf"{model}/?", "GET", api.model_metadata),
         (r"/v2/?", "GET", api.server_metadata),
         (r"/v2/repository/index", "POST", api.repository_index),
@@ -188,6 +191,15 @@ class _Api:
             metadata.name, metadata.versions, metadata.platform, metadata.inputs, metadata.outputs
         )
         return 200, (JSON,), body
+
+    def all_statistics(self, environ: Environ) -> Answer:
+        return 200, (JSON,), orjson.dumps(self._service.statistics())
+
+    def statistics(self, environ: Environ, model: str, version: str) -> Answer:
+        return 200, (JSON,), orjson.dumps(self._service.statistics(model, version))
+
+    def model_config(self, environ: Environ, model: str, version: str) -> Answer:
+        return 200, (JSON,), orjson.dumps(self._service.model_config(model, version))
 
     def repository_index(self, environ: Environ) -> Answer:
         ready_only = _ready_only(read_body(environ, self._limit))

@@ -58,7 +58,7 @@ def open_servable(
     backend, path = find_model(source, version, backends)
     model = backends.get(backend).load(load_spec(source, version, path, cores, cache_dir))
     try:
-        return Servable(source.name, version, model, source.config, threads)
+        return Servable(source.name, version, model, source.config, threads, backend)
     except BaseException:
         model.close()
         raise
@@ -235,6 +235,12 @@ class Manager:
     def ready_versions(self, name: str) -> list[str]:
         """In ascending order; empty for an unknown model."""
         return list(self._versions(name))
+
+    def ready(self, name: str = "") -> list[Servable]:
+        """The ready versions of a model, or of all models, in order. They may be retired the next moment."""
+        published = self._published
+        names = [name] if name else sorted(published)
+        return [servable for each in names if each in published for servable in published[each].versions.values()]
 
     def _absent(self, name: str, version: str) -> Exception:
         with self._lock:

@@ -31,6 +31,9 @@ SECONDS: Final = (
 ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 """Upper bounds of the batch size buckets."""
 
+MOST_SIZES: Final = 256
+"""Batch sizes that are counted apart: clients choose them."""
+
 OUTCOMES: Final = (
     "ok", "invalid_argument", "not_found", "too_large", "unsupported", "queue_full", "queue_timeout", "unavailable",
     "not_ready", "stopping", "deadline_exceeded", "cancelled", "backend", "internal",
@@ -60,40 +63,74 @@ class Histogram:
         return buckets
 
 
+class Stages:
+    """How long executions were assembled, run and split, summed up. `count` of them."""
+
+    __slots__ = ("count", "infer", "input", "output")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.input = 0.0
+        self.infer = 0.0
+        self.output = 0.0
+
+    def add(self, count: int, stages: tuple[float, float, float]) -> None:
+        self.count += count
+        self.input += count * stages[0]
+        self.infer += count * stages[1]
+        self.output += count * stages[2]
+
+
 class SchedulerMetrics:
     """Executions of one model version. `ran` is called under the scheduler's lock."""
 
-    __slots__ = ("compute", "executions", "rows", "wait")
+    __slots__ = ("by_rows", "compute", "executions", "last", "requests", "rows", "wait")
 
     def __init__(self) -> None:
         self.wait = Histogram(SECONDS)
         self.compute = Histogram(SECONDS)
         self.rows = Histogram(ROWS)
         self.executions = 0
+        self.requests = Stages()
+        """Each execution counted for each of its requests: what they waited for it."""
+        self.by_rows: dict[int, Stages] = {}
+        self.last = 0.0
+        """Seconds since the epoch."""
 
-    def ran(self, rows: int, waits: Sequence[float], compute: float) -> None:
-        """Counts one execution of `rows` rows that took `compute` seconds, and how long each member had waited."""
+    def ran(self, rows: int, waits: Sequence[float], stages: tuple[float, float, float]) -> None:
+        """Counts one execution: its rows, how long each member had waited, the seconds of its stages."""
         self.executions += 1
+        self.last = time.time()
         self.rows.observe(rows)
-        self.compute.observe(compute)
+        self.compute.observe(sum(stages))
         for wait in waits:
             self.wait.observe(wait)
+        self.requests.add(len(waits), stages)
+        by_rows = self.by_rows.get(rows)
+        if by_rows is None:
+            if len(self.by_rows) >= MOST_SIZES:
+                return
+            by_rows = self.by_rows[rows] = Stages()
+        by_rows.add(1, stages)
 
 
 class RequestMetrics:
     """Requests to one model version over one protocol."""
 
-    __slots__ = ("_lock", "duration", "outcomes")
+    __slots__ = ("_lock", "duration", "failed_seconds", "outcomes")
 
     def __init__(self) -> None:
         self._lock = Lock()
         self.duration = Histogram(SECONDS)
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
+        self.failed_seconds = 0.0
 
     def observe(self, outcome: str, seconds: float) -> None:
         with self._lock:
             self.outcomes[outcome] += 1
             self.duration.observe(seconds)
+            if outcome != "ok":
+                self.failed_seconds += seconds
 
 
 PROTOCOLS: Final = ("grpc", "rest")

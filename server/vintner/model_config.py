@@ -171,6 +171,11 @@ class QueueConfig(Section):
     default_priority: Count | None = None
     levels: Mapping[Count, QueueLevel] = {}
 
+    @property
+    def default_level(self) -> int:
+        """The priority of a request that gives none."""
+        return self.default_priority or (self.priority_levels + 1) // 2
+
     @model_validator(mode="after")
     def _within_levels(self) -> QueueConfig:
         named = {"default_priority": self.default_priority} if self.default_priority else {}

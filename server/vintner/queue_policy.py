@@ -31,7 +31,7 @@ class QueuePolicy:
 
     def __init__(self, config: QueueConfig) -> None:
         self._config = config
-        self._default = config.default_priority or (config.priority_levels + 1) // 2
+        self._default = config.default_level
         self.usual = self._place(self._default, None)
         """The place of a request that asks for nothing."""
 

@@ -308,17 +308,18 @@ class Scheduler:
             return False
         started = time.monotonic()
         try:
-            results = self._run(batch, instance)
+            results, assembled, ran = self._run(batch, instance)
         except Exception as exc:  # what a backend returned is no outputs
-            results = [exc] * len(batch)
-        taken = time.monotonic() - started
+            results, assembled, ran = [exc] * len(batch), started, time.monotonic()
+        ended_at = time.monotonic()
+        taken = ended_at - started
         with self._lock:
             self._mean = _moved(self._mean, taken)
             self._mean_each = _moved(self._mean_each, taken / len(batch))
             self._metrics.ran(
                 rows=sum(call.rows for call in batch),
                 waits=[started - call.arrived for call in batch],
-                compute=taken,
+                stages=(assembled - started, ran - assembled, ended_at - ran),
             )
             ended = [call for call, result in zip(batch, results, strict=True) if self._end(call, result)]
             stay = self.brief
@@ -373,22 +374,26 @@ class Scheduler:
         """Whether stacking a request costs less than its run. A large input is best run while it is in the cache."""
         return leader.size <= self._mean_each * COPIED
 
-    def _run(self, batch: Sequence[Call], instance: Instance) -> Sequence[Result]:
-        """What each member of the batch gets."""
+    def _run(self, batch: Sequence[Call], instance: Instance) -> tuple[Sequence[Result], float, float]:
+        """What each member of the batch gets, and when the batch was assembled, and had been run."""
+        started = time.monotonic()
         if len(batch) == 1:
-            return [_run_alone(batch[0], instance)]
+            return [_run_alone(batch[0], instance)], started, time.monotonic()
         try:
-            outputs = instance.run(_stack(batch))
+            inputs = _stack(batch)
+            assembled = time.monotonic()
+            outputs = instance.run(inputs)
+            ran = time.monotonic()
         except Exception as exc:
             # One request can spoil a batch; the others are not to suffer for it.
             logger.info("a batch of %d requests failed and is run again one by one: %s", len(batch), exc)
         else:
             misfit = _without_batch_in_front(outputs, sum(call.rows for call in batch))
             if misfit is None:
-                return _split(outputs, batch)
+                return _split(outputs, batch), assembled, ran
             self._queue.max_rows = 1
             logger.warning("served unbatched from now on: %s", misfit)
-        return [_run_alone(call, instance) for call in batch]
+        return [_run_alone(call, instance) for call in batch], started, time.monotonic()
 
 
 def _moved(mean: float, newest: float) -> float:

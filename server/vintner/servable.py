@@ -29,12 +29,20 @@ class Servable:
     """A model version that answers requests. Threads: any, at any time."""
 
     def __init__(
-        self, name: str, version: int, model: LoadedModel, config: ModelConfig, threads: Threads | None = None
+        self,
+        name: str,
+        version: int,
+        model: LoadedModel,
+        config: ModelConfig,
+        threads: Threads | None = None,
+        backend: str = "",
     ) -> None:
         """Takes ownership of the model. Raises LoadError if the configuration contradicts it."""
         self.name = name
         self.version = str(version)
         self.platform = model.platform
+        self.backend = backend
+        self.config = config
         self._model = model
         self.inputs = _served(model.inputs, config.inputs, "input", name)
         self.outputs = _served(model.outputs, config.outputs, "output", name)
@@ -44,11 +52,12 @@ class Servable:
         }
         self._row_limit = config.batching.max_batch_size
         self._batched = self._has_batch_dimension()
+        self.max_rows = self._max_rows(config)
         self._one_signature = all(-1 not in spec.shape[1:] for spec in self.inputs)
         self.metrics = ModelMetrics(name, self.version, self._gauges)
         self._scheduler = Scheduler(
             model.instances,
-            max_rows=self._max_rows(config),
+            max_rows=self.max_rows,
             limits=_limits(config.queue),
             metrics=self.metrics.scheduler,
             threads=threads,
@@ -58,6 +67,10 @@ class Servable:
         self._leases = 0
         self._retired = False
         self.drained = Event()
+
+    @property
+    def instances(self) -> int:
+        return self._scheduler.instances[1]
 
     def _has_batch_dimension(self) -> bool:
         return bool(self.inputs) and all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))

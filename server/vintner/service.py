@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
-from vintner import __version__
+from vintner import __version__, statistics, triton_view
 from vintner.errors import InvalidArgument, QueueFull, VintnerError
 from vintner.manager import IndexEntry, Manager
 from vintner.scheduler import Turn
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 Reply = Callable[[Response | Exception], None]
 
 SERVER_NAME = "vintner"
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "parameters", "statistics", "model_configuration", "schedule_policy")
 """Triton's tokens for what works here, and no others."""
 
 CONTROL_THREADS = 32
@@ -89,6 +90,21 @@ class Service:
         try:
             versions = [servable.version] if version else self._manager.ready_versions(name)
             return ModelMetadata(name, versions, servable.platform, servable.inputs, servable.outputs)
+        finally:
+            servable.release()
+
+    def statistics(self, name: str = "", version: str = "") -> dict[str, Any]:
+        """Triton's document, of one model, one version of it, or all that are ready. Raises as `check_model`."""
+        if name or version:
+            self.check_model(name, version)
+        servables = [one for one in self._manager.ready(name) if version in ("", one.version)]
+        return statistics.document([one.metrics for one in servables])
+
+    def model_config(self, name: str, version: str = "") -> dict[str, Any]:
+        """Triton's ModelConfig of a loaded version, as a document. Raises as `check_model`."""
+        servable = self._lease(name, version)
+        try:
+            return triton_view.as_json(triton_view.model_config(servable))
         finally:
             servable.release()
 

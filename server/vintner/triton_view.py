@@ -1,0 +1,102 @@
+"""A loaded model version as Triton's ModelConfig, which Triton's clients and perf_analyzer ask for.
+
+It shows what is in effect, not what the file said. Where the configuration sets no `max_batch_size`, that is 0 and the
+shapes are whole, as in the metadata: to Triton's clients that means that the first dimension is theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.json_format import MessageToDict
+
+from vintner.pb import model_config_pb2 as pb
+from vintner.servable import Servable
+from vintner.types import TensorSpec
+
+
+def _wide(messages: Iterable[Descriptor]) -> Iterator[str]:
+    for message in messages:
+        yield from (field.name for field in message.fields if field.cpp_type in (INT64, UINT64))
+        yield from _wide(message.nested_types)
+
+
+INT64, UINT64 = FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64
+WIDE: Final = frozenset(_wide(pb.DESCRIPTOR.message_types_by_name.values()))
+"""64-bit fields, which protobuf's JSON has as strings, and Triton's as numbers."""
+
+
+def model_config(servable: Servable) -> pb.ModelConfig:
+    config = servable.config
+    limit = config.batching.max_batch_size or 0
+    message = pb.ModelConfig(
+        name=servable.name,
+        platform=servable.platform,
+        backend=servable.backend,
+        max_batch_size=limit,
+        input=[pb.ModelInput(**_tensor(spec, limit)) for spec in servable.inputs],
+        output=[pb.ModelOutput(**_tensor(spec, limit)) for spec in servable.outputs],
+        version_policy=_version_policy(servable),
+        default_model_filename=config.filename or "",
+    )
+    gpu = config.device.startswith("GPU")
+    kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
+    message.instance_group.add(name=f"{servable.name}_0", kind=kind, count=servable.instances)
+    if servable.max_rows > 1:
+        message.dynamic_batching.CopyFrom(_dynamic_batching(servable))
+    return message
+
+
+def as_json(message: pb.ModelConfig) -> dict[str, Any]:
+    """With protobuf's field names, numbers as numbers, and every field that has a value by itself."""
+    document = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    numbers: dict[str, Any] = _with_numbers(document)
+    return numbers
+
+
+def _with_numbers(value: Any, wide: bool = False) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_numbers(part, wide or key in WIDE) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(part, wide) for part in value]
+    return int(value) if wide and isinstance(value, str) else value
+
+
+def _tensor(spec: TensorSpec, limit: int) -> dict[str, Any]:
+    kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    dims = spec.shape[1:] if limit else spec.shape
+    return {"name": spec.name, "data_type": pb.DataType.Value(f"TYPE_{kind}"), "dims": dims}
+
+
+def _version_policy(servable: Servable) -> pb.ModelVersionPolicy:
+    policy = servable.config.version_policy
+    if policy.specific is not None:
+        return pb.ModelVersionPolicy(specific=pb.ModelVersionPolicy.Specific(versions=sorted(policy.specific)))
+    if policy.latest is None:
+        return pb.ModelVersionPolicy(all=pb.ModelVersionPolicy.All())
+    return pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=policy.latest))
+
+
+def _dynamic_batching(servable: Servable) -> pb.ModelDynamicBatching:
+    queue = servable.config.queue
+    levels = queue.priority_levels
+    message = pb.ModelDynamicBatching(
+        priority_levels=levels if levels > 1 else 0,
+        default_priority_level=queue.default_level if levels > 1 else 0,
+        default_queue_policy=_policy(queue.max_requests, queue.timeout_seconds, queue.timeout_action),
+    )
+    message.default_queue_policy.allow_timeout_override = queue.timeout_override
+    for level, own in queue.levels.items():
+        policy = _policy(own.max_requests, own.timeout_seconds, own.timeout_action)
+        message.priority_queue_policy[level].CopyFrom(policy)
+    return message
+
+
+def _policy(requests: int | None, seconds: float | None, action: str | None) -> pb.ModelQueuePolicy:
+    return pb.ModelQueuePolicy(
+        max_queue_size=requests or 0,
+        default_timeout_microseconds=round((seconds or 0) * 1e6),
+        timeout_action=pb.ModelQueuePolicy.DELAY if action == "delay" else pb.ModelQueuePolicy.REJECT,
+    )
