@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from threading import Condition, Thread
 from typing import Final
 
@@ -18,9 +18,12 @@ logger = logging.getLogger(__name__)
 LONGEST_WAIT: Final = 86400.0
 """Seconds; a condition refuses waits that the platform's clock cannot hold."""
 
+MOST_CANCELLED: Final = 64
+"""Alarms that may lie among the others before these are sorted out."""
+
 
 class Alarm:
-    """One callback to come. `at` is in seconds of `time.monotonic`."""
+    """One callback to come, or None if it was cancelled. `at` is in seconds of `time.monotonic`."""
 
     __slots__ = ("at", "callback")
 
@@ -31,10 +34,6 @@ class Alarm:
     def __lt__(self, other: Alarm) -> bool:
         return self.at < other.at
 
-    def cancel(self) -> None:
-        """Lets go of the callback, which may be running already."""
-        self.callback = None
-
 
 class AlarmClock:
     """Starts its thread with the first alarm. The condition guards the heap."""
@@ -42,6 +41,7 @@ class AlarmClock:
     def __init__(self) -> None:
         self._changed = Condition()
         self._alarms: list[Alarm] = []
+        self._cancelled = 0  # of them, at most: some may have rung
         self._thread: Thread | None = None
 
     def set(self, at: float, callback: Callable[[], None]) -> Alarm:
@@ -49,12 +49,23 @@ class AlarmClock:
         alarm = Alarm(at, callback)
         with self._changed:
             if self._thread is None:
-                self._thread = Thread(target=self._run, name="vintner-alarms", daemon=True)
-                self._thread.start()
+                thread = Thread(target=self._run, name="vintner-alarms", daemon=True)
+                thread.start()
+                self._thread = thread
             heappush(self._alarms, alarm)
             if self._alarms[0] is alarm:
                 self._changed.notify()
         return alarm
+
+    def cancel(self, alarm: Alarm) -> None:
+        """Lets go of an alarm's callback, which may be running already."""
+        with self._changed:
+            alarm.callback = None
+            self._cancelled += 1
+            if self._cancelled > MOST_CANCELLED and self._cancelled > len(self._alarms) // 2:
+                self._alarms = [one for one in self._alarms if one.callback is not None]
+                heapify(self._alarms)
+                self._cancelled = 0
 
     def _run(self) -> None:
         while True:

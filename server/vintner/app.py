@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from enum import Enum, auto
 from queue import SimpleQueue
 from threading import Thread
 from types import FrameType
@@ -39,11 +40,14 @@ def serve(config: ServerConfig) -> int:
     """Serves until SIGTERM or SIGINT, and returns the exit code. Raises ConfigError if it cannot start."""
     logs.configure(config.log_level, config.log_format)
     memory.keep_freed_buffers()
-    signals = _catch_signals()
+    wakes = _catch_signals()
     server = _Server(config)
-    server.start()
-    server.report()
-    signals.get()
+    server.start(lambda: wakes.put(Wake.SETTLED))
+    reported = False
+    while wakes.get() is Wake.SETTLED:  # a signal may come first: a model may take minutes to load
+        if not reported:
+            server.report()
+            reported = True
     finished = server.stop()
     if not finished:
         # Threads that still run a model cannot be ended from here, and the interpreter would wait for them.
@@ -54,23 +58,31 @@ def serve(config: ServerConfig) -> int:
     return 0
 
 
-def _catch_signals() -> SimpleQueue[int]:
+class Wake(Enum):
+    """What the main thread waits for."""
+
+    SETTLED = auto()
+    """Every model has been loaded or has failed."""
+    SIGNAL = auto()
+
+
+def _catch_signals() -> SimpleQueue[Wake]:
     """The first SIGTERM or SIGINT comes through the queue, a second one ends the process.
 
     A SimpleQueue, because unlike an Event it can be used in a handler that interrupts its own `get`.
     """
-    signals: SimpleQueue[int] = SimpleQueue()
+    wakes: SimpleQueue[Wake] = SimpleQueue()
     seen: list[int] = []
 
     def caught(number: int, frame: FrameType | None) -> None:
         if seen:
             os._exit(128 + number)
         seen.append(number)
-        signals.put(number)
+        wakes.put(Wake.SIGNAL)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, caught)
-    return signals
+    return wakes
 
 
 class _Server:
@@ -84,7 +96,7 @@ class _Server:
 
         self._config = config
         backends = Backends()
-        self._scan = scan(config.model_repository, backends, config.model_name)
+        self._scan = scan(config.model_repository, backends, config.model_name, config.default_model_name)
         self._manager = Manager(
             backends,
             cores=available_cores(),
@@ -97,7 +109,7 @@ class _Server:
             max_concurrent_requests=config.max_concurrent_requests,
         )
         self._http: HttpTransport = HttpTransport(
-            HttpFrontEnd(routes(self._service, config.max_request_bytes)),
+            HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests)),
             host=config.host,
             port=config.http_port,
             threads=config.max_concurrent_requests + CONTROL_THREADS,
@@ -119,14 +131,14 @@ class _Server:
             fast_path=config.grpc_fast_path,
         )
 
-    def start(self) -> None:
-        """Starts to answer, not ready yet, and returns when every model has been loaded or has failed."""
+    def start(self, settled: Callable[[], None]) -> None:
+        """Starts to answer, not ready yet. `settled` is called when every model has been loaded or has failed."""
         self._manager.subscribe(self._grpc.announce_readiness)
+        self._manager.subscribe(lambda: settled() if self._manager.settled.is_set() else None)
         self._http.start()
         self._metrics.start()
         self._grpc.start()
         self._manager.aspire(self._scan)
-        self._manager.settled.wait()
 
     def report(self) -> None:
         """The one line on standard output that says what was bound."""

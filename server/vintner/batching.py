@@ -162,6 +162,8 @@ class BatchQueue(Generic[PendingT]):
 
         Requests whose deadline has passed are left for whoever ends them.
         """
+        if self.max_rows <= 1:
+            return []
         space = (self.max_rows if rows is None else min(rows, self.max_rows)) - leader.rows
         followers: list[PendingT] = []
         for _, _, item in self._buckets.get(leader.signature, ()):

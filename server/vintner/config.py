@@ -45,9 +45,13 @@ class ServerConfig:
     )
     model_name: str | None = field(
         default=None,
+        metadata=as_option(NAME, "Name of the model where the directory holds a single one."),
+    )
+    default_model_name: str | None = field(
+        default=None,
         metadata=as_option(
             NAME,
-            "Name of the model where the directory holds a single one.",
+            "Name of a single model that neither --model-name nor its configuration names.",
             fallback_variable="INFERENCE_SERVICE_NAME",
         ),
     )

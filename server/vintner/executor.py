@@ -71,7 +71,7 @@ class LeanExecutor(Executor):
             fn, args, kwargs = work
             try:
                 fn(*args, **kwargs)
-            except Exception:
+            except BaseException:  # SystemExit too: it would end the thread, and be counted as under way for ever
                 logger.exception("a call failed outside of its handler")
             del work, fn, args, kwargs  # or an idle thread would keep its last request's buffers
             with self._lock:

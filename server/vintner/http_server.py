@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import ClassVar, Final
 
 import orjson
@@ -19,6 +21,7 @@ from vintner.errors import (
     InvalidArgument,
     ModelNotReady,
     NotFound,
+    QueueFull,
     RequestError,
     Unavailable,
     Unsupported,
@@ -49,6 +52,15 @@ JSON: Final = ("Content-Type", "application/json")
 METRICS: Final = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 
 
+UNSUPPORTED: Final = {
+    "shared memory": r"/v2/(?:cuda|system)sharedmemory/.+",
+    "loading and unloading over the API": r"/v2/repository/models/[^/]+/(?:load|unload)",
+    "tracing": r"/v2(?:/models/[^/]+(?:/versions/[^/]+)?)?/trace/setting",
+    "changing what is logged": r"/v2/logging",
+    "generation": r"/v2/models/[^/]+(?:/versions/[^/]+)?/generate(?:_stream)?",
+}
+"""Routes of Triton's that are not served here."""
+
 Begin = Callable[[Callable[[Answer], None]], None]
 """Begins work whose answer is given to its argument, from any thread."""
 
@@ -71,9 +83,9 @@ class Route:
     methods: Mapping[str, Callable[..., Answer | Begin]]
 
 
-def routes(service: Service, max_request_bytes: int) -> list[Route]:
-    """Every route, most frequent first: they are tried in this order."""
-    api = _Api(service, max_request_bytes)
+def routes(service: Service, max_request_bytes: int, max_bodies: int) -> list[Route]:
+    """Every route, most frequent first: they are tried in this order. So many bodies are read at the same time."""
+    api = _Api(service, max_request_bytes, max_bodies)
     model = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
     table: list[tuple[str, str, Callable[..., Answer | Begin]]] = [
         (rf"{model}/infer", "POST", api.infer),
@@ -88,16 +100,27 @@ def routes(service: Service, max_request_bytes: int) -> list[Route]:
         (r"/v2/repository/index", "POST", api.repository_index),
         (r"/metrics", "GET", api.metrics),
     ]
-    shared_memory = re.compile(r"/v2/(?:cuda|system)sharedmemory/.+")
     return [
         *(Route(re.compile(pattern), _with_head(method, answer)) for pattern, method, answer in table),
-        Route(shared_memory, {"GET": api.shared_memory, "POST": api.shared_memory}),
+        *(
+            Route(re.compile(pattern), {"GET": _unsupported(what), "POST": _unsupported(what)})
+            for what, pattern in UNSUPPORTED.items()
+        ),
     ]
+
+
+def _unsupported(what: str) -> Callable[..., Answer]:
+    """For what Triton has and this server has not."""
+
+    def answer(environ: Environ) -> Answer:
+        raise Unsupported(f"{what} is not supported by this server")
+
+    return answer
 
 
 def metrics_routes(service: Service) -> list[Route]:
     """What the metrics port answers."""
-    return [Route(re.compile(r"/metrics"), _with_head("GET", _Api(service, 0).metrics))]
+    return [Route(re.compile(r"/metrics"), _with_head("GET", _Api(service, 0, 0).metrics))]
 
 
 def _with_head(method: str, answer: Callable[..., Answer | Begin]) -> Mapping[str, Callable[..., Answer | Begin]]:
@@ -160,9 +183,12 @@ def error_answer(error: Exception) -> Answer:
 class _Api:
     """One method for each operation."""
 
-    def __init__(self, service: Service, max_request_bytes: int) -> None:
+    def __init__(self, service: Service, max_request_bytes: int, max_bodies: int) -> None:
         self._service = service
         self._limit = max_request_bytes
+        self._max_bodies = max_bodies
+        self._lock = Lock()
+        self._bodies = 0
 
     def live(self, environ: Environ) -> Answer:
         return 200, (JSON,), orjson.dumps({"live": self._service.live()})
@@ -211,7 +237,8 @@ class _Api:
 
     def infer(self, environ: Environ, model: str, version: str) -> Begin:
         try:
-            text, blobs = self._read_parts(environ)
+            with self._one_body():
+                text, blobs = self._read_parts(environ)
             decoded = codec.decode_infer(text, blobs, model, version)
         except VintnerError as exc:
             self._service.reject(exc, "rest")
@@ -225,6 +252,19 @@ class _Api:
 
         return begin
 
+    @contextmanager
+    def _one_body(self) -> Iterator[None]:
+        """Bounds the threads that wait for what clients are slow to send, so that a health check finds one."""
+        with self._lock:
+            if self._bodies >= self._max_bodies:
+                raise QueueFull(f"Exceeds maximum queue size: {self._bodies} requests are being received already")
+            self._bodies += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._bodies -= 1
+
     def _read_parts(self, environ: Environ) -> tuple[bytes, bytes]:
         """The JSON of an `infer` request, and the bytes of tensors that follow it."""
         header_length = environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
@@ -237,9 +277,6 @@ class _Api:
         body = read_body(environ, self._limit)
         json_size = codec.json_size(header_length, len(body))
         return body[:json_size], body[json_size:]
-
-    def shared_memory(self, environ: Environ) -> Answer:
-        raise Unsupported("shared memory is not supported by this server")
 
     def metrics(self, environ: Environ) -> Answer:
         return 200, (METRICS,), self._service.metrics()

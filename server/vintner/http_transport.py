@@ -15,7 +15,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from threading import Event
+from threading import Event, Semaphore
 from typing import Any
 
 from granian import _granian
@@ -35,6 +35,9 @@ HEADER_TIMEOUT_MS = 65_000
 
 DISCARDED = 256 << 20
 """Bytes of a refused body that are read; a client that sends more finds its connection closed."""
+
+DISCARDERS = 16
+"""Threads that do so at the same time; clients beyond them may find their connection closed before the answer."""
 
 Headers = Sequence[tuple[str, str]]
 Answer = tuple[int, Headers, bytes]
@@ -57,6 +60,7 @@ class HttpTransport:
         """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound."""
         self._handler = handler
         self._threads = threads
+        self._discarders = Semaphore(DISCARDERS)
         self._socket = _listen(host, port, purpose)
         self.port: int = self._socket.getsockname()[1]
         self._loop = asyncio.new_event_loop()  # granian wants one to hold on to; nothing ever runs in it
@@ -66,7 +70,6 @@ class HttpTransport:
 
     def start(self) -> None:
         """Begins to accept, in threads of granian's."""
-        self._socket.listen(BACKLOG)
         worker = native.WSGIWorker(
             1,
             (None, native.SocketHolder(self._socket.detach(), False, BACKLOG)),  # which closes it in the end
@@ -97,7 +100,18 @@ class HttpTransport:
         if answer is not None:
             response.response_bytes(*answer)
             if answer[0] >= 400:
-                _discard(environ["wsgi.input"])
+                self._discard(environ["wsgi.input"])
+
+    def _discard(self, body: Any) -> None:
+        """Takes what a client still sends after its answer: most read the answer only once they have sent all."""
+        if not self._discarders.acquire(blocking=False):
+            return
+        try:
+            left = DISCARDED
+            while left > 0 and (part := body.read(1 << 20)):
+                left -= len(part)
+        finally:
+            self._discarders.release()
 
     def stop(self) -> None:
         """Stops accepting, and returns when the running requests have been answered."""
@@ -106,19 +120,13 @@ class HttpTransport:
         self._loop.close()
 
 
-def _discard(body: Any) -> None:
-    """Takes what a client still sends after its answer: most read the answer only once they have sent all."""
-    left = DISCARDED
-    while left > 0 and (part := body.read(1 << 20)):
-        left -= len(part)
-
-
 def _listen(host: str, port: int, purpose: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # for two sockets may be bound to one port as long as neither listens
     except OSError as exc:
         listener.close()
         reason = "the port is in use" if exc.errno == errno.EADDRINUSE else exc.strerror

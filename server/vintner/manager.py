@@ -101,6 +101,7 @@ class Manager:
             self._aspired = True
             for name in self._statuses:  # all under one lock: a first model must not find the others not even begun
                 self._step(name)
+            self._settle()  # there may be no model at all
         for name, reason in scan.faults.items():
             logger.error("model '%s' is unavailable: %s", name, reason)
             self.registry.loaded(None)
@@ -133,6 +134,10 @@ class Manager:
         for version in step.unload:
             statuses[version] = Status(State.UNLOADING)
             self._start(self._unload, name, version)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Says whether something is still loading. Needs the lock."""
         if not any(status.state is State.LOADING for _, _, status in self._all()):
             self.settled.set()
         else:

@@ -59,14 +59,15 @@ class Poller:
     """Polls until `poll` says that it is over.
 
     Threads: `_current` is the one that polls. Its successor, if it is late, is started by the watchman, who sleeps
-    while nothing is run.
+    while nothing is run. The lock guards who polls and whether it works: a thread is superseded only while it works.
     """
 
     def __init__(self, poll: Poll, *, name: str) -> None:
         self._poll = poll
         self._name = name
         self._turns: deque[Turn] = deque()
-        self._current: Thread | None = None
+        self._lock = Lock()
+        self._current: object = None
         self._steps = 0
         self._working = False
         self._asleep = False  # the watchman
@@ -75,15 +76,14 @@ class Poller:
         self._ended = False
 
     def start(self) -> None:
+        self._current = me = object()
         Thread(target=self._watch, name=f"{self._name}-watch", daemon=True).start()
-        self._succeed()
+        self._start(me)
 
-    def _succeed(self) -> None:
-        thread: Thread = Thread(target=lambda: self._run(thread), name=self._name, daemon=True)
-        self._current = thread
-        thread.start()
+    def _start(self, me: object) -> None:
+        Thread(target=self._run, args=(me,), name=self._name, daemon=True).start()
 
-    def _run(self, me: Thread) -> None:
+    def _run(self, me: object) -> None:
         try:
             while self._current is me:
                 self._gather()
@@ -110,29 +110,31 @@ class Poller:
             self._turns.append(turn)
             until = min(until, time.monotonic() + GATHERING)
 
-    def _work(self, me: Thread) -> None:
+    def _work(self, me: object) -> None:
         """A step of each turn."""
         for _ in range(len(self._turns)):
-            if self._current is not me:
-                return
             turn = self._turns.popleft()
             if not turn.brief:
                 turn.pass_on()
                 continue
-            self._steps += 1
-            self._working = True
+            with self._lock:
+                self._steps += 1
+                self._working = True
             if self._asleep:
                 self._rouse()
             more = False
             try:
                 more = turn.step()
-            except Exception:
+            except BaseException:  # whatever it is, it must not end the only thread that polls
                 logger.exception("work failed")
-            if self._current is not me:
+            with self._lock:
+                superseded = self._current is not me
+                if not superseded:
+                    self._working = False
+            if superseded:
                 if more:
                     turn.pass_on()
                 return
-            self._working = False
             if more:
                 self._turns.append(turn)
 
@@ -153,7 +155,19 @@ class Poller:
                 self._asleep = False
             seen = self._steps
             time.sleep(LATE)
-            if self._working and self._steps == seen:
-                logger.info("brief work takes long: another thread polls")
-                self._working = False
-                self._succeed()
+            self._succeed(seen)
+
+    def _succeed(self, seen: int) -> None:
+        """Lets another thread poll if the step of this number is still under way."""
+        with self._lock:
+            if not self._working or self._steps != seen:
+                return
+            late, self._current = self._current, object()
+            try:
+                self._start(self._current)
+            except RuntimeError as exc:
+                self._current = late
+                logger.warning("brief work takes long, and no other thread can be started to poll: %s", exc)
+                return
+            self._working = False
+        logger.info("brief work takes long: another thread polls")

@@ -76,18 +76,20 @@ class _Fault:
     reason: str
 
 
-def scan(roots: Sequence[Path], backends: Backends, model_name: str | None = None) -> Scan:
+def scan(
+    roots: Sequence[Path], backends: Backends, model_name: str | None = None, default_name: str | None = None
+) -> Scan:
     """Reads the repositories; `model_name` is what a repository of a single model serves it as.
 
-    A root that is given twice counts once. A root that is a model is served as `model_name`, else as the name in its
-    configuration, else as its directory. Raises ConfigError for a root that is no readable directory, a `model_name`
-    that no model can have, and one where there are several models.
+    A root that is given twice counts once. A single model is served as `model_name`, else as the name in its
+    configuration, else as `default_name`, else as its directory. Raises ConfigError for a root that is no readable
+    directory, a `model_name` that no model can have, and one where there are several models.
     """
     distinct = {os.path.realpath(root): root for root in roots}.values()
     places = [place for root in distinct for place in _places(root, backends)]
     if model_name is not None:
         _check_single(model_name, places)
-    found = [_read(place, model_name, backends) for place in places]
+    found = [_read(place, model_name, default_name if len(places) == 1 else None, backends) for place in places]
     counts = Counter(item.name for item in found)
     twice = {name: "model appears in two or more repositories" for name, count in counts.items() if count > 1}
     models = {item.name: item for item in found if isinstance(item, ModelSource) and item.name not in twice}
@@ -190,10 +192,10 @@ def _recogniser(directory: Path, backends: Backends) -> str | None:
     return None
 
 
-def _read(place: _Place, model_name: str | None, backends: Backends) -> ModelSource | _Fault:
+def _read(place: _Place, model_name: str | None, default_name: str | None, backends: Backends) -> ModelSource | _Fault:
     try:
         config = _read_config(place.directory)
-        name = model_name or _configured_name(place, config)
+        name = model_name or (default_name if config.name is None else None) or _configured_name(place, config)
         check_model_name(name)
         return _source(name, place.directory, config, backends)
     except ConfigError as exc:
@@ -248,4 +250,10 @@ def _versions(directory: Path) -> Mapping[int, Path]:
 def _subdirectories(directory: Path) -> Sequence[Path]:
     """In order of name, without what is hidden, unfinished or the file system's own."""
     entries = (entry for entry in directory.iterdir() if not entry.name.startswith(".") and entry.name != "lost+found")
-    return sorted(entry for entry in entries if not entry.name.endswith(".tmp") and entry.is_dir())
+    return sorted(entry for entry in entries if not entry.name.endswith(".tmp") and _is_directory(entry))
+
+
+def _is_directory(entry: Path) -> bool:
+    if entry.is_symlink() and not entry.exists():
+        logger.warning("%s is passed over: it links to %s, which is not there", entry, os.readlink(entry))
+    return entry.is_dir()

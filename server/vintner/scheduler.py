@@ -30,7 +30,7 @@ from vintner.alarms import Alarm, AlarmClock
 from vintner.backend import Instance
 from vintner.batching import BatchQueue, Pending, QueueLimits
 from vintner.cores import give_way
-from vintner.errors import Cancelled, DeadlineExceeded, QueueTimeout, Stopping
+from vintner.errors import BackendError, Cancelled, DeadlineExceeded, QueueTimeout, Stopping
 from vintner.executor import LeanExecutor
 from vintner.metrics import SchedulerMetrics
 from vintner.types import Array, Cancellation
@@ -187,6 +187,7 @@ class Scheduler:
         self._mean_each = math.inf  # the same for each request of it
         self._gathering = False  # a leader has its instance and has not cut its first batch yet
         self._alarm: Alarm | None = None
+        self._when_idle: Callable[[], None] | None = None
         self._closed = False
 
     @property
@@ -215,27 +216,36 @@ class Scheduler:
         if call.cancellation is not None and not self.brief:  # before it is queued: a call that is over takes no watch
             call.watched = True
             call.cancellation.on_cancel(lambda: self._withdraw(call, Cancelled("the client cancelled the request")))
-        with self._lock:
-            if call.state == "done":
-                return None
-            call.state = "done"  # for a cancellation, if the call is refused
-            if self._closed:
-                raise Stopping("the model is being unloaded")
-            self._queue.push(call)
-            call.state = "queued"
-            if call.deadline is not None:
-                self._expect(call.deadline)
-            if not self._idle or self._gathering:
-                return None
-            self._gathering = True
-            return Turn(self, self._idle.pop(), not self._pays(call))
+        try:
+            with self._lock:
+                if call.state == "done":
+                    return None
+                return self._enqueue(call)
+        except Exception:
+            if call.watched and call.cancellation is not None:
+                call.cancellation.on_cancel(None)  # or the two would keep each other
+            raise
+
+    def _enqueue(self, call: Call) -> Turn | None:
+        """As `submit`. Needs the lock."""
+        call.state = "done"  # for a cancellation, if the call is refused
+        if self._closed:
+            raise Stopping("the model is being unloaded")
+        if call.deadline is not None:
+            self._expect(call.deadline)
+        self._queue.push(call)
+        call.state = "queued"
+        if not self._idle or self._gathering:
+            return None
+        self._gathering = True
+        return Turn(self, self._idle.pop(), not self._pays(call))
 
     def close(self) -> None:
         """Refuses new calls and answers the ones that wait. Instances that run are left to their leaders."""
         with self._lock:
             self._closed = True
             if self._alarm:
-                self._alarm.cancel()
+                self.threads.alarms.cancel(self._alarm)
             waiting = [self._queue.pop() for _ in range(len(self._queue))]
             ended = [call for call in waiting if self._end(call, Stopping("the model is being unloaded"))]
         _answer(ended)
@@ -264,7 +274,8 @@ class Scheduler:
         """Sets the alarm to a deadline, unless it rings earlier anyway. Needs the lock."""
         if self._alarm is None or deadline < self._alarm.at:
             if self._alarm is not None:
-                self._alarm.cancel()
+                self.threads.alarms.cancel(self._alarm)
+                self._alarm = None
             self._alarm = self.threads.alarms.set(deadline, self._expire)
 
     def _expire(self) -> None:
@@ -293,8 +304,23 @@ class Scheduler:
 
     # -- leading ---------------------------------------------------------------------------------------------
 
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Has the callback called whenever the last busy instance becomes idle, from now on; at once if all are."""
+        self._when_idle = callback
+        self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        if self._when_idle is not None and len(self._idle) == self._total:
+            self._when_idle()
+
     def lead(self, instance: Instance) -> bool:
         """Cuts a batch, runs it, answers its members. True if the caller has to go on with this instance."""
+        more = self._lead(instance)
+        if not more and self._when_idle is not None:
+            self._tell_idle()
+        return more
+
+    def _lead(self, instance: Instance) -> bool:
         with self._lock:
             self._gathering = False
             batch, expired = self._cut()
@@ -309,8 +335,8 @@ class Scheduler:
         started = time.monotonic()
         try:
             results, assembled, ran = self._run(batch, instance)
-        except Exception as exc:  # what a backend returned is no outputs
-            results, assembled, ran = [exc] * len(batch), started, time.monotonic()
+        except BaseException as exc:  # a bug of ours must not cost an instance either
+            results, assembled, ran = [_failure(exc)] * len(batch), started, time.monotonic()
         ended_at = time.monotonic()
         taken = ended_at - started
         with self._lock:
@@ -384,11 +410,11 @@ class Scheduler:
             assembled = time.monotonic()
             outputs = instance.run(inputs)
             ran = time.monotonic()
-        except Exception as exc:
+            misfit = _without_batch_in_front(outputs, sum(call.rows for call in batch))
+        except BaseException as exc:
             # One request can spoil a batch; the others are not to suffer for it.
             logger.info("a batch of %d requests failed and is run again one by one: %s", len(batch), exc)
         else:
-            misfit = _without_batch_in_front(outputs, sum(call.rows for call in batch))
             if misfit is None:
                 return _split(outputs, batch), assembled, ran
             self._queue.max_rows = 1
@@ -414,8 +440,13 @@ def _answer(ended: Sequence[Call]) -> None:
 def _run_alone(call: Call, instance: Instance) -> Result:
     try:
         return instance.run(call.inputs)
-    except Exception as exc:
-        return exc
+    except BaseException as exc:
+        return _failure(exc)
+
+
+def _failure(error: BaseException) -> Exception:
+    """What a request is told of an error in a run. Some runtimes' panics, and SystemExit, are no Exceptions."""
+    return error if isinstance(error, Exception) else BackendError(f"the backend raised {error!r}")
 
 
 def _stack(batch: Sequence[Call]) -> dict[str, Array]:

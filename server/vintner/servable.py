@@ -3,7 +3,8 @@
 Tensors have two names, the model's own and the one that it is served by; they differ only where the configuration
 renames. Requests and specs here use the served one, backends the model's own.
 
-Invariant: after `retire` no lease is given any more, and `drained` is set once the last one has come back.
+Invariant: after `retire` no lease is given any more, and `drained` is set once the last one has come back and no
+instance runs.
 """
 
 from __future__ import annotations
@@ -107,15 +108,20 @@ class Servable:
     def release(self) -> None:
         with self._lock:
             self._leases -= 1
-            if self._retired and not self._leases:
-                self.drained.set()
+            last = self._retired and not self._leases
+        if last:
+            self._scheduler.when_idle(self.drained.set)
 
     def retire(self) -> None:
-        """Gives out no more leases; `drained` is set when the last one has come back."""
+        """Gives out no more leases; `drained` is set when the last one has come back, and no instance runs.
+
+        An instance may outlast the leases: a request whose deadline passes while it runs is answered then.
+        """
         with self._lock:
             self._retired = True
-            if not self._leases:
-                self.drained.set()
+            last = not self._leases
+        if last:
+            self._scheduler.when_idle(self.drained.set)
 
     def close(self) -> None:
         """Unloads the model. To be called once, when drained."""
@@ -144,7 +150,7 @@ class Servable:
             for name in names:
                 own, datatype = self._outputs[name]
                 results[name] = Tensor(datatype, outputs[own])
-        except (KeyError, TypeError) as exc:
+        except Exception as exc:
             return BackendError(f"the backend did not return the outputs of model '{self.name}': {exc!r}")
         return Response(self.name, self.version, results, identity)
 

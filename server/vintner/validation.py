@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vintner.backend import Backends
+from vintner.cores import available_cores
 from vintner.errors import OperatorError
 from vintner.manager import open_servable
 from vintner.repository import ModelSource, scan
@@ -47,7 +48,7 @@ def _try_versions(source: ModelSource, backends: Backends) -> Iterator[Finding]:
 
 def _try(source: ModelSource, version: int, backends: Backends) -> str:
     single = replace(source, config=source.config.model_copy(update={"instances": 1}))
-    servable = open_servable(single, version, backends, cores=1, cache_dir=None)
+    servable = open_servable(single, version, backends, cores=available_cores(), cache_dir=None)
     try:
         return f"{servable.platform}  {_described(servable.inputs)} -> {_described(servable.outputs)}"
     finally:

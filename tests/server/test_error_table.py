@@ -359,18 +359,27 @@ def test_a_raw_binary_request_is_a_501(doubling: RunningServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"),
+    ("method", "path", "what"),
     [
-        ("GET", "/v2/cudasharedmemory/status"),
-        ("POST", "/v2/cudasharedmemory/region/r/register"),
-        ("GET", "/v2/systemsharedmemory/region/r/status"),
-        ("POST", "/v2/systemsharedmemory/unregister"),
+        ("GET", "/v2/cudasharedmemory/status", "shared memory"),
+        ("POST", "/v2/cudasharedmemory/region/r/register", "shared memory"),
+        ("GET", "/v2/systemsharedmemory/region/r/status", "shared memory"),
+        ("POST", "/v2/systemsharedmemory/unregister", "shared memory"),
+        ("POST", "/v2/repository/models/double_fp32/load", "loading"),
+        ("POST", "/v2/repository/models/double_fp32/unload", "unloading"),
+        ("GET", "/v2/models/double_fp32/trace/setting", "tracing"),
+        ("POST", "/v2/trace/setting", "tracing"),
+        ("GET", "/v2/logging", "logged"),
+        ("POST", "/v2/models/double_fp32/generate", "generation"),
+        ("POST", "/v2/models/double_fp32/versions/1/generate_stream", "generation"),
     ],
 )
-def test_shared_memory_is_a_501(doubling: RunningServer, method: str, path: str) -> None:
+def test_what_triton_has_and_this_server_has_not_is_a_501(
+    doubling: RunningServer, method: str, path: str, what: str
+) -> None:
     refusal = rest_refusal(doubling, method, path, {} if method == "POST" else None)
     assert refusal.code == "501"
-    assert "shared memory" in refusal.message
+    assert what in refusal.message
 
 
 # -- a server with models that fail ----------------------------------------------------------------------------

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import socket
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +119,68 @@ def test_a_broken_model_leaves_the_server_serving_but_not_ready(start: Any, repo
     assert b"the weights are missing" in body
     assert http_infer(server).tolist() == [[2.0] * 4]
     assert "the weights are missing" in server.log.read_text()
+
+
+def test_an_empty_repository_is_served_and_ends(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    server = start(tmp_path / "empty")
+    assert server.ready
+    assert server.terminate() == 0
+
+
+def test_a_repository_of_faults_is_served_not_ready_and_ends(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "faulty" / "m").mkdir(parents=True)
+    (tmp_path / "faulty" / "m" / "config.yaml").write_text("devise: CPU")
+    server = start(tmp_path / "faulty")
+    assert not server.ready
+    assert server.terminate() == 0
+
+
+def test_a_signal_that_comes_while_a_model_loads_ends_the_server(tmp_path: Path) -> None:
+    """The model's file is a pipe that nobody writes to, so its load does not end."""
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    os.mkfifo(tmp_path / "models" / "m" / "1" / "model.onnx")
+    (tmp_path / "models" / "m" / "config.yaml").write_text("backend: onnxruntime")
+    log = tmp_path / "server.log"
+    ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0", "--host=127.0.0.1"]
+    command = [sys.executable, "-m", "vintner", "serve", "--model-repository", str(tmp_path / "models"), *ports]
+    with log.open("w") as stderr:
+        process = subprocess.Popen([*command, "--exit-timeout-seconds=0.5"], stdout=stderr, stderr=stderr)
+    wait_until(lambda: "inferences over gRPC" in log.read_text())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(WAIT) == 1
+    assert "stopping" in log.read_text()
+    assert "ready http" not in log.read_text()
+
+
+def test_slow_uploads_do_not_hold_up_health_checks(start: Any, repository: Path) -> None:
+    server = start(repository, "--max-concurrent-requests=4", "--exit-timeout-seconds=0.5")
+    head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+    address, port = server.http.split(":")
+    with ExitStack() as stack:
+        uploads = [stack.enter_context(socket.create_connection((address, int(port)))) for _ in range(60)]
+        for upload in uploads:
+            upload.sendall(head)
+        answers = [upload.recv(1000) for upload in uploads if select.select([upload], [], [], 2)[0]]
+        assert len(answers) == len(uploads) - 4
+        assert all(answer.startswith(b"HTTP/1.1 503") for answer in answers)
+        assert server.request("GET", "/v2/health/live")[0] == 200
+    assert http_infer(server).tolist() == [[2.0] * 4]
+
+
+@pytest.mark.parametrize("pair", [("--http-port", "--metrics-port"), ("--http-port", "--grpc-port")])
+def test_two_ports_that_are_the_same_are_one_clear_line(
+    repository: Path, third_party: dict[str, str], pair: tuple[str, str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ports = {"--http-port": "0", "--grpc-port": "0", "--metrics-port": "0"} | dict.fromkeys(pair, str(port))
+    flags = [f"{name}={value}" for name, value in ports.items()]
+    run = vintner("serve", f"--model-repository={repository}", "--host=127.0.0.1", *flags, env=third_party)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert f"127.0.0.1:{port}" in run.stderr
+    assert "in use" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_without_strict_readiness_a_broken_model_does_not_count(start: Any, repository: Path) -> None:

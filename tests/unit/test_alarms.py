@@ -46,7 +46,7 @@ def test_a_cancelled_alarm_is_silent_and_lets_go_of_its_callback() -> None:
 
     clock, after, owner = AlarmClock(), threading.Event(), Owner()
     alarm = clock.set(time.monotonic() + 0.02, owner.ring)
-    alarm.cancel()
+    clock.cancel(alarm)
     gone = weakref.ref(owner)
     del owner
     gc.collect()
@@ -64,3 +64,25 @@ def test_a_callback_that_raises_is_logged_and_the_clock_goes_on(caplog: pytest.L
     clock.set(0.0, after.set)
     assert after.wait(WAIT)
     assert "a bug" in caplog.text
+
+
+def test_cancelled_alarms_do_not_pile_up() -> None:
+    clock = AlarmClock()
+    kept = [clock.set(time.monotonic() + 3600, lambda: None) for _ in range(10)]
+    for _ in range(10_000):
+        clock.cancel(clock.set(time.monotonic() + 3600, lambda: None))
+    assert len(clock._alarms) < 200
+    assert all(alarm in clock._alarms for alarm in kept)
+
+
+def test_a_clock_whose_thread_could_not_be_started_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    clock, rung = AlarmClock(), threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError):
+            clock.set(0.0, rung.set)
+    clock.set(0.0, rung.set)
+    assert rung.wait(WAIT)

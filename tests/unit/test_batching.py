@@ -57,7 +57,8 @@ def test_a_request_larger_than_a_batch_runs_alone() -> None:
 
 
 def test_an_unbatched_queue_stacks_nothing() -> None:
-    waiting = queue(pending(), pending(), max_rows=1)
+    waiting = queue(pending(), pending(rows=0), pending(), max_rows=1)
+    assert waiting.cut(waiting.pop(), NOW) == []
     assert waiting.cut(waiting.pop(), NOW) == []
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
 from fake_backend import FakeBackend, fake_model, write_model
 from vintner.backend import Backends
-from vintner.errors import InvalidArgument, ModelNotReady, NotFound
+from vintner.errors import DeadlineExceeded, InvalidArgument, ModelNotReady, NotFound
 from vintner.manager import Manager
 from vintner.repository import scan
 from vintner.types import Request, Response, Tensor
@@ -108,6 +110,28 @@ def test_a_lease_keeps_a_version_loaded_until_it_comes_back(world: World) -> Non
     lease.release()
     stopping.join(WAIT)
     assert world.backend.loaded[0].times_closed == 1
+
+
+def test_a_model_is_not_closed_while_a_run_goes_on_whose_request_was_answered(world: World) -> None:
+    write_model(world.root / "m")
+    manager = world.settle()
+    entered, go = threading.Event(), threading.Event()
+    world.backend.loaded[0].gate = lambda: (entered.set(), go.wait(WAIT))  # type: ignore[assignment, return-value]
+    lease = manager.lease("m")
+    answers: SimpleQueue[Response | Exception] = SimpleQueue()
+    inputs = {"input": Tensor("FP32", np.ones((1, 4), np.float32))}
+    turn = lease.submit(Request("m", "", inputs, deadline=time.monotonic() + 0.05), answers.put)
+    assert turn
+    running = threading.Thread(target=turn.run)
+    running.start()
+    assert entered.wait(WAIT)
+    assert isinstance(answers.get(timeout=WAIT), DeadlineExceeded)
+    lease.release()
+    lease.retire()
+    assert not lease.drained.wait(0.05)
+    go.set()
+    running.join(WAIT)
+    assert lease.drained.wait(WAIT)
 
 
 def test_a_lease_that_never_comes_back_does_not_hold_up_the_end_for_ever(world: World) -> None:

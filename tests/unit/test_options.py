@@ -31,6 +31,7 @@ OPTIONS = {option.name: option for option in options_of(ServerConfig)}
 EXAMPLES: dict[str, tuple[str, object]] = {
     "model_repository": ("/models", (Path("/models"),)),
     "model_name": ("digits", "digits"),
+    "default_model_name": ("digits", "digits"),
     "host": ("127.0.0.1", "127.0.0.1"),
     "http_port": ("9000", 9000),
     "grpc_port": ("0", 0),
@@ -243,11 +244,11 @@ def test_variables_that_kubernetes_sets_for_services_are_ignored() -> None:
     assert config == ServerConfig()
 
 
-def test_the_name_of_the_inference_service_is_the_weakest_model_name(file: Path) -> None:
-    assert load(INFERENCE_SERVICE_NAME="service").model_name == "service"
-    file.write_text("model_name: in_file")
-    assert load(f"--config={file}", INFERENCE_SERVICE_NAME="service").model_name == "in_file"
-    assert load(INFERENCE_SERVICE_NAME="<no value>").model_name is None
+def test_the_name_of_the_inference_service_is_only_a_default(file: Path) -> None:
+    assert load(INFERENCE_SERVICE_NAME="service").default_model_name == "service"
+    assert load(INFERENCE_SERVICE_NAME="service").model_name is None
+    assert load("--default-model-name=other", INFERENCE_SERVICE_NAME="service").default_model_name == "other"
+    assert load(INFERENCE_SERVICE_NAME="<no value>").default_model_name is None
 
 
 # The file
@@ -283,7 +284,7 @@ def test_an_empty_file_sets_nothing(content: str, file: Path) -> None:
     [
         ("http_prot: 1", ": unknown key 'http_prot'; did you mean 'http_port'?"),
         ("log-levle: info", ": unknown key 'log-levle'; did you mean 'log_level'?"),
-        ("config: other.yaml", ": unknown key 'config'; expected one of: cache_dir, drain_seconds, "),
+        ("config: other.yaml", ": unknown key 'config'; expected one of: cache_dir, default_model_name, "),
         ("http_port: 1\nhttp-port: 2", ":http_port: given twice"),
         ("http_port: true", ":http_port: expected an integer from 0 to 65535, got 'true'"),
         ("http_port: [1]", ":http_port: expected an integer from 0 to 65535, got a list"),
@@ -512,7 +513,7 @@ def test_help_shows_each_option_with_default_and_variable(
         assert option.variable in text
     assert "[default 64MiB; VINTNER_MAX_REQUEST_BYTES]" in text
     assert "also --model-dir" in text
-    assert "VINTNER_MODEL_NAME; INFERENCE_SERVICE_NAME" in text
+    assert "VINTNER_DEFAULT_MODEL_NAME; INFERENCE_SERVICE_NAME" in text
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

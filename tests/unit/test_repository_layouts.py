@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fake_backend import FakeBackend, fake_model, write_model
 from vintner.backend import Backends
+from vintner.cores import available_cores
 from vintner.errors import ConfigError
 from vintner.repository import Scan, check_model_name, find_model, load_spec, scan
 from vintner.validation import Finding, validate
@@ -124,11 +125,15 @@ def test_a_mount_that_is_a_link_is_followed_and_keeps_its_name(tmp_path: Path, b
     assert versions(scan([tmp_path / "models"], backends)) == {"models": [1]}
 
 
-def test_links_to_nowhere_and_in_circles_are_passed_over(tmp_path: Path, backends: Backends):
+def test_links_to_nowhere_and_in_circles_are_passed_over_with_a_warning(
+    tmp_path: Path, backends: Backends, caplog: pytest.LogCaptureFixture
+):
     write_model(tmp_path / "m" / "1")
     (tmp_path / "gone").symlink_to("nowhere")
     (tmp_path / "circle").symlink_to("circle")
     assert versions(scan([tmp_path], backends)) == {"m": [1]}
+    assert "links to nowhere" in caplog.text
+    assert "links to circle" in caplog.text
 
 
 def test_a_scan_writes_nothing(tmp_path: Path, backends: Backends):
@@ -147,6 +152,16 @@ def test_the_name_of_a_single_model_can_be_given(tmp_path: Path, backends: Backe
     write_model(tmp_path / "models")
     assert versions(scan([tmp_path / "models"], backends, "iris")) == {"iris": [1]}
     assert versions(scan([tmp_path], backends, "iris")) == {"iris": [1]}
+
+
+def test_a_default_name_is_for_a_single_model_that_nothing_else_names(tmp_path: Path, backends: Backends):
+    write_model(tmp_path / "one" / "m" / "1")
+    write_model(tmp_path / "flat")
+    assert versions(scan([tmp_path / "one"], backends, None, "service")) == {"service": [1]}
+    assert versions(scan([tmp_path / "one"], backends, "iris", "service")) == {"iris": [1]}
+    assert versions(scan([tmp_path / "one", tmp_path / "flat"], backends, None, "service")) == {"m": [1], "flat": [1]}
+    (tmp_path / "flat" / "config.yaml").write_text("name: digits")
+    assert versions(scan([tmp_path / "flat"], backends, None, "service")) == {"digits": [1]}
 
 
 def test_one_name_for_several_models_is_an_error_that_lists_them(tmp_path: Path, backends: Backends):
@@ -360,7 +375,7 @@ def test_validation_describes_a_good_model_in_the_names_that_it_is_served_by(
         Finding("m", 1, None, "fake  image FP32[-1,1,8,8] -> y FP32[-1,1,8,8]")
     ]
     [model] = backend.loaded
-    assert (model.spec.cores, model.spec.instances, model.times_closed) == (1, 1, 1)
+    assert (model.spec.cores, model.spec.instances, model.times_closed) == (available_cores(), 1, 1)
 
 
 def test_validation_finds_what_is_wrong_with_each_version_and_model(
