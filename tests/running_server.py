@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 START = 90.0
 STOP = 40.0
 READY_LINE = re.compile(r"vintner \S+ (?P<state>ready|NOT ready) http=(\S+):(\d+) grpc=(\S+):(\d+) metrics=(\S+):(\d+)")

@@ -24,6 +24,7 @@ from vintner.metrics import Registry
 from vintner.repository import ModelSource, Scan, find_model, load_spec
 from vintner.scheduler import Threads
 from vintner.servable import Servable
+from vintner.warmup import DIRECTORY, warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +55,18 @@ def open_servable(
     cache_dir: Path | None,
     threads: Threads | None = None,
 ) -> Servable:
-    """Loads one version. Raises OperatorError with the reason if it cannot be, or contradicts its configuration."""
+    """Loads one version and warms it up.
+
+    Raises OperatorError with the reason if it cannot be loaded, contradicts its configuration, or fails to warm up.
+    """
     backend, path = find_model(source, version, backends)
     model = backends.get(backend).load(load_spec(source, version, path, cores, cache_dir))
     try:
-        return Servable(source.name, version, model, source.config, threads, backend)
+        servable = Servable(source.name, version, model, source.config, threads, backend)
+        misfit = warm_up(model, source.config.warmup, source.root / DIRECTORY)
+        if misfit:
+            servable.serve_unbatched(misfit)
+        return servable
     except BaseException:
         model.close()
         raise

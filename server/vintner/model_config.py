@@ -106,6 +106,12 @@ def _batching(given: object) -> object:
     return {"enabled": given} if isinstance(given, bool) else given
 
 
+def _warmup(given: object) -> object:
+    if isinstance(given, bool):
+        return [{}] if given else []
+    return given
+
+
 def _by_tensor(given: object) -> object:
     """Tensors are often named by number, which YAML reads as one; an entry without keys is as good as none."""
     if not isinstance(given, Mapping):
@@ -200,6 +206,24 @@ class InputConfig(TensorConfig):
     shape: Shape | None = None
 
 
+class WarmupInput(Section):
+    """What an input gets: a file of raw bytes in the model's `warmup/`, or made data. `shape` is without the batch
+    where the sample has a `batch_size`; it is needed where the model leaves an extent open."""
+
+    shape: Shape | None = None
+    data: Literal["random", "zero"] = "random"
+    file: Annotated[Name, AfterValidator(_filename)] | None = None
+
+
+class WarmupConfig(Section):
+    """A request that every instance runs `count` times before the model is ready. Inputs by the model's own names."""
+
+    name: Name = "sample"
+    batch_size: Count | None = None
+    count: Count = 1
+    inputs: Annotated[Mapping[str, WarmupInput], BeforeValidator(_by_tensor)] = {}
+
+
 class ModelConfig(Section):
     """Everything that can be set for one model. Tensors are keyed by the model's own names."""
 
@@ -216,6 +240,7 @@ class ModelConfig(Section):
     queue: QueueConfig = QueueConfig()
     inputs: Annotated[Mapping[str, InputConfig], BeforeValidator(_by_tensor)] = {}
     outputs: Annotated[Mapping[str, TensorConfig], BeforeValidator(_by_tensor)] = {}
+    warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()
     version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()
     backend_options: Mapping[str, Any] = {}
 

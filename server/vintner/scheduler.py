@@ -240,6 +240,11 @@ class Scheduler:
         self._gathering = True
         return Turn(self, self._idle.pop(), not self._pays(call))
 
+    def serve_unbatched(self, reason: str) -> None:
+        """Stacks nothing from now on."""
+        self._queue.max_rows = 1
+        logger.warning("served unbatched from now on: %s", reason)
+
     def close(self) -> None:
         """Refuses new calls and answers the ones that wait. Instances that run are left to their leaders."""
         with self._lock:
@@ -410,15 +415,14 @@ class Scheduler:
             assembled = time.monotonic()
             outputs = instance.run(inputs)
             ran = time.monotonic()
-            misfit = _without_batch_in_front(outputs, sum(call.rows for call in batch))
+            misfit = without_batch_in_front(outputs, sum(call.rows for call in batch))
         except BaseException as exc:
             # One request can spoil a batch; the others are not to suffer for it.
             logger.info("a batch of %d requests failed and is run again one by one: %s", len(batch), exc)
         else:
             if misfit is None:
                 return _split(outputs, batch), assembled, ran
-            self._queue.max_rows = 1
-            logger.warning("served unbatched from now on: %s", misfit)
+            self.serve_unbatched(misfit)
         return [_run_alone(call, instance) for call in batch], started, time.monotonic()
 
 
@@ -454,7 +458,7 @@ def _stack(batch: Sequence[Call]) -> dict[str, Array]:
     return {name: np.concatenate([call.inputs[name] for call in batch]) for name in batch[0].inputs}
 
 
-def _without_batch_in_front(outputs: Arrays, rows: int) -> str | None:
+def without_batch_in_front(outputs: Arrays, rows: int) -> str | None:
     """Names an output whose first dimension is not the batch, or None."""
     for name, array in outputs.items():
         if array.ndim == 0 or array.shape[0] != rows:

@@ -95,6 +95,12 @@ class Servable:
             "instances": instances,
         }
 
+    def serve_unbatched(self, reason: str) -> None:
+        """For a model whose outputs turned out not to have the batch in front."""
+        if self.max_rows > 1:
+            self.max_rows = 1
+            self._scheduler.serve_unbatched(f"model '{self.name}' version {self.version}: {reason}")
+
     # -- life ------------------------------------------------------------------------------------------------
 
     def acquire(self) -> bool:

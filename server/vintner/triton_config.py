@@ -32,6 +32,7 @@ SERVED: Final = frozenset(
         "max_batch_size",
         "default_model_filename",
         "parameters",
+        "model_warmup",
         "input.name",
         "input.data_type",
         "input.dims",
@@ -58,7 +59,6 @@ TUNING: Final = frozenset(
         "runtime",
         "metric_tags",
         "model_metrics",
-        "model_warmup",
         "response_cache",
         "input.format",
         "output.label_filename",
@@ -149,6 +149,7 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
         "inputs": _tensors(config.input, batched, reshape),
         "outputs": _tensors(config.output, batched, reshape=False),
         "version_policy": _version_policy(config.version_policy),
+        "warmup": [_warmup(sample, batched) for sample in config.model_warmup],
         "backend_options": {"graph_optimization": level} if level else None,
         **_instances(config.instance_group),
         **_parameters(parameters, path),
@@ -205,6 +206,19 @@ def _tensors(tensors: Iterable[Tensor], batched: bool, reshape: bool) -> dict[st
 def _datatype(data_type: model_config_pb2.DataType) -> str | None:
     name = model_config_pb2.DataType.Name(data_type).removeprefix("TYPE_")
     return {"INVALID": None, "STRING": "BYTES"}.get(name, name)
+
+
+def _warmup(sample: model_config_pb2.ModelWarmup, batched: bool) -> dict[str, Any]:
+    inputs: dict[str, Any] = {}
+    for name, given in sample.inputs.items():
+        file = given.input_data_file or None
+        inputs[name] = {"shape": list(given.dims), "data": "zero" if given.zero_data else "random", "file": file}
+    return {
+        "name": sample.name or None,
+        "batch_size": max(1, sample.batch_size) if batched else None,
+        "count": sample.count or None,
+        "inputs": inputs,
+    }
 
 
 def _version_policy(policy: model_config_pb2.ModelVersionPolicy) -> object:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from vintner.errors import ConfigError
-from vintner.model_config import InputConfig, ModelConfig, QueueLevel, TensorConfig, VersionPolicy
+from vintner.model_config import InputConfig, ModelConfig, QueueLevel, TensorConfig, VersionPolicy, WarmupInput
 from vintner.pb import model_config_pb2
 from vintner.triton_config import LOOKED_INTO, PARAMETERS, SERVED, TUNING, read_triton_config
 from vintner.types import DTYPES
@@ -61,6 +61,23 @@ def test_a_usual_file_is_read_as_a_whole(read: Read):
     assert config.inputs == {"image": InputConfig(datatype="FP32", dims=(-1, 1, 8, 8))}
     assert config.outputs == {"scores": TensorConfig(datatype="FP32", dims=(-1, 10))}
     assert config.version_policy == VersionPolicy(latest=None)
+
+
+def test_warmup_samples_are_taken_over(read: Read):
+    text = """
+        model_warmup {
+          name: "usual" count: 2
+          inputs { key: "x" value { data_type: TYPE_FP32 dims: [ 3 ] zero_data: true } }
+          inputs { key: "y" value { data_type: TYPE_FP32 dims: [ 3 ] input_data_file: "y.raw" } }
+          inputs { key: "z" value { data_type: TYPE_FP32 dims: [ 3 ] random_data: true } }
+        }
+    """
+    [batched] = read(f"max_batch_size: 4 {text}").warmup
+    [whole] = read(text).warmup
+    assert (batched.name, batched.count, batched.batch_size, whole.batch_size) == ("usual", 2, 1, None)
+    assert batched.inputs["x"] == WarmupInput(shape=(3,), data="zero")
+    assert batched.inputs["y"].file == "y.raw"
+    assert batched.inputs["z"] == WarmupInput(shape=(3,), data="random")
 
 
 def test_queue_policies_are_taken_over(read: Read):
@@ -244,7 +261,6 @@ def test_a_transaction_policy_that_is_not_decoupled_is_fine(read: Read):
 @pytest.mark.parametrize(
     ("text", "field"),
     [
-        ("model_warmup { name: 'w' }", "model_warmup"),
         ("response_cache { enable: true }", "response_cache"),
         ("dynamic_batching { max_queue_delay_microseconds: 100 }", "max_queue_delay_microseconds"),
         ("dynamic_batching { preferred_batch_size: [ 4 ] }", "preferred_batch_size"),
