@@ -27,6 +27,7 @@ from infer_calls import (
     refuse,
     rest_refusal,
     wait_for_queued,
+    wait_until,
 )
 from running_server import RunningServer, start_server
 
@@ -255,10 +256,10 @@ def test_the_requests_in_the_server_are_limited(bounded: RunningServer, models: 
     slow = Inference(model="slow")
     with held(models / "slow" / "1"):
         calls = [Background(answer, bounded, "grpc", slow), Background(answer, bounded, "rest", slow)]
-        wait_for_queued(bounded, "slow", running=1, waiting=1)
+        wait_until(lambda: bounded.counter("vintner_requests_in_flight", model="slow") == 2)
         assert answer(bounded, protocol, PLAIN)["outputs"][0]["data"] == [2, 4]
         calls.append(Background(answer, bounded, protocol, slow))
-        wait_for_queued(bounded, "slow", running=1, waiting=2)
+        wait_until(lambda: bounded.counter("vintner_requests_in_flight", model="slow") == 3)
         refusal = refuse(bounded, protocol, PLAIN, "UNAVAILABLE")
     assert "Exceeds maximum queue size: the server runs 3 requests already" in refusal.message
     assert [call.outcome["outputs"][0]["data"] for call in calls] == [[2, 4]] * 3
