@@ -19,21 +19,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Final, Literal
-
-import numpy as np
+from typing import Final
 
 from vintner.alarms import Alarm, AlarmClock
 from vintner.backend import Instance
-from vintner.batching import BatchQueue, Pending, QueueLimits
+from vintner.batching import BatchQueue, QueueLimits
+from vintner.call import Call, Result, answer
 from vintner.cores import give_way
-from vintner.errors import BackendError, Cancelled, DeadlineExceeded, QueueTimeout, Stopping
+from vintner.errors import Cancelled, Stopping
+from vintner.execution import execute
 from vintner.executor import LeanExecutor
 from vintner.metrics import SchedulerMetrics
-from vintner.types import Array, Cancellation
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +42,17 @@ BRIEF: Final = 1e-3
 WEIGHT: Final = 0.2
 """Of the newest run in the mean of run times."""
 
-COPIED: Final = 5e9
-"""Bytes per second at which requests are stacked, their way through the caches included."""
+COPIED: Final = 2e9
+"""Bytes per second at which large requests are stacked, their way through the caches included, on the safe side."""
+
+SMALL: Final = 64 * 1024
+"""Bytes up to which a request is always worth stacking."""
 
 GATHERINGS: Final = 4
 """Times that a thread gives way at most before it leads."""
 
 MOST_WORKERS: Final = 1024
 """Threads that may lead at the same time where requests' own threads do not stay; each has an instance in its hands."""
-
-Arrays = Mapping[str, Array]
-Result = Arrays | Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,56 +64,6 @@ class Threads:
 
     workers: LeanExecutor = field(default_factory=lambda: LeanExecutor(MOST_WORKERS, "vintner-run"))
     alarms: AlarmClock = field(default_factory=AlarmClock)
-
-
-class Call(Pending):
-    """One request on its way through the scheduler.
-
-    `deadline` is the client's; `timeout` is the time until which it may wait, after which it is refused, or, with
-    `postpones`, only goes behind the others. Both in seconds of `time.monotonic`. `done` is called once, by whichever
-    thread ends the call, with the outputs, rows `rows` of the batch that it went with, or with the error. It must be
-    quick.
-    """
-
-    __slots__ = ("_client_deadline", "cancellation", "done", "inputs", "postpones", "result", "state", "watched")
-
-    def __init__(
-        self,
-        inputs: Arrays,
-        rows: int,
-        size: int = 0,
-        signature: Hashable = None,
-        deadline: float | None = None,
-        cancellation: Cancellation | None = None,
-        *,
-        done: Callable[[Result], None],
-        level: int = 1,
-        timeout: float | None = None,
-        postpones: bool = False,
-    ) -> None:
-        super().__init__(rows, size, signature, deadline, level)
-        self._client_deadline = deadline
-        self.postpones = False
-        if timeout is not None and (deadline is None or timeout < deadline):
-            self.deadline = timeout
-            self.postpones = postpones
-        self.inputs = inputs
-        self.cancellation = cancellation
-        self.done = done
-        self.result: Result = {}
-        self.state: Literal["queued", "running", "done"] = "queued"
-        self.watched = False  # the cancellation has been told whom to call
-
-    def postponed(self) -> None:
-        """From now on only the client's own deadline counts."""
-        self.postpones = False
-        self.deadline = self._client_deadline
-
-    def lateness(self) -> Exception:
-        """What a call is told whose deadline has passed."""
-        if self.state == "queued" and self.deadline != self._client_deadline:
-            return QueueTimeout("Request timeout expired")
-        return DeadlineExceeded("the deadline passed while the request waited or ran")
 
 
 class Turn:
@@ -253,7 +202,7 @@ class Scheduler:
                 self.threads.alarms.cancel(self._alarm)
             waiting = [self._queue.pop() for _ in range(len(self._queue))]
             ended = [call for call in waiting if self._end(call, Stopping("the model is being unloaded"))]
-        _answer(ended)
+        answer(ended)
 
     def _withdraw(self, call: Call, error: Exception) -> None:
         """Gives a call its error, unless it is done. If it runs, its batch goes on without it."""
@@ -261,7 +210,7 @@ class Scheduler:
             self._queue.remove(call)
             ended = self._end(call, error)
         if ended:
-            _answer([call])
+            answer([call])
 
     def _end(self, call: Call, result: Result) -> bool:
         """Marks a call as done; False if it was. Needs the lock, for many may want to end a call."""
@@ -299,7 +248,7 @@ class Scheduler:
             left = [call.deadline for call in (*self._queue, *self._running) if call.deadline is not None]
             if left and not self._closed:
                 self._expect(min(left))
-        _answer(late)
+        answer(late)
 
     def _postpone(self, call: Call) -> None:
         """Puts a call behind the others, if it does not run already. Needs the lock."""
@@ -334,30 +283,28 @@ class Scheduler:
             other = self._idle.pop() if self._queue and self._idle else None
         if other is not None:
             Turn(self, other).pass_on()
-        _answer(expired)
+        answer(expired)
         if not batch:
             return False
         started = time.monotonic()
-        try:
-            results, assembled, ran = self._run(batch, instance)
-        except BaseException as exc:  # a bug of ours must not cost an instance either
-            results, assembled, ran = [_failure(exc)] * len(batch), started, time.monotonic()
-        ended_at = time.monotonic()
-        taken = ended_at - started
+        execution = execute(batch, instance)
+        taken = sum(execution.stages)
+        if execution.misfit is not None:
+            self.serve_unbatched(execution.misfit)
         with self._lock:
             self._mean = _moved(self._mean, taken)
             self._mean_each = _moved(self._mean_each, taken / len(batch))
             self._metrics.ran(
                 rows=sum(call.rows for call in batch),
                 waits=[started - call.arrived for call in batch],
-                stages=(assembled - started, ran - assembled, ended_at - ran),
+                stages=execution.stages,
             )
-            ended = [call for call, result in zip(batch, results, strict=True) if self._end(call, result)]
+            ended = [call for call, result in zip(batch, execution.results, strict=True) if self._end(call, result)]
             stay = self.brief
             passed = not stay and self._keep(instance)
         if passed:
             Turn(self, instance).pass_on()
-        _answer(ended)
+        answer(ended)
         if not stay:
             return False
         with self._lock:
@@ -403,75 +350,8 @@ class Scheduler:
 
     def _pays(self, leader: Call) -> bool:
         """Whether stacking a request costs less than its run. A large input is best run while it is in the cache."""
-        return leader.size <= self._mean_each * COPIED
-
-    def _run(self, batch: Sequence[Call], instance: Instance) -> tuple[Sequence[Result], float, float]:
-        """What each member of the batch gets, and when the batch was assembled, and had been run."""
-        started = time.monotonic()
-        if len(batch) == 1:
-            return [_run_alone(batch[0], instance)], started, time.monotonic()
-        try:
-            inputs = _stack(batch)
-            assembled = time.monotonic()
-            outputs = instance.run(inputs)
-            ran = time.monotonic()
-            misfit = without_batch_in_front(outputs, sum(call.rows for call in batch))
-        except BaseException as exc:
-            # One request can spoil a batch; the others are not to suffer for it.
-            logger.info("a batch of %d requests failed and is run again one by one: %s", len(batch), exc)
-        else:
-            if misfit is None:
-                return _split(outputs, batch), assembled, ran
-            self.serve_unbatched(misfit)
-        return [_run_alone(call, instance) for call in batch], started, time.monotonic()
+        return leader.size <= max(SMALL, self._mean_each * COPIED)
 
 
 def _moved(mean: float, newest: float) -> float:
     return newest if mean == math.inf else mean + WEIGHT * (newest - mean)
-
-
-def _answer(ended: Sequence[Call]) -> None:
-    """Tells the owners of calls that have ended. Not to be called under the lock."""
-    for call in ended:
-        if call.watched and call.cancellation is not None:
-            call.cancellation.on_cancel(None)
-        try:
-            call.done(call.result)
-        except Exception:
-            logger.exception("an answer could not be given")
-
-
-def _run_alone(call: Call, instance: Instance) -> Result:
-    try:
-        return instance.run(call.inputs)
-    except BaseException as exc:
-        return _failure(exc)
-
-
-def _failure(error: BaseException) -> Exception:
-    """What a request is told of an error in a run. Some runtimes' panics, and SystemExit, are no Exceptions."""
-    return error if isinstance(error, Exception) else BackendError(f"the backend raised {error!r}")
-
-
-def _stack(batch: Sequence[Call]) -> dict[str, Array]:
-    """Concatenates the inputs of a batch along their first dimension: the one copy on the way in."""
-    return {name: np.concatenate([call.inputs[name] for call in batch]) for name in batch[0].inputs}
-
-
-def without_batch_in_front(outputs: Arrays, rows: int) -> str | None:
-    """Names an output whose first dimension is not the batch, or None."""
-    for name, array in outputs.items():
-        if array.ndim == 0 or array.shape[0] != rows:
-            return f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows"
-    return None
-
-
-def _split(outputs: Arrays, batch: Sequence[Call]) -> Sequence[Arrays]:
-    """The rows of each call, as views."""
-    parts: list[Arrays] = []
-    start = 0
-    for call in batch:
-        stop = start + call.rows
-        parts.append({name: array[start:stop] for name, array in outputs.items()})
-        start = stop
-    return parts

@@ -15,11 +15,12 @@ from threading import Event, Lock
 
 from vintner.backend import LoadedModel
 from vintner.batching import QueueLimits
+from vintner.call import Call, Result
 from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
 from vintner.metrics import ModelMetrics
 from vintner.model_config import ModelConfig, QueueConfig, TensorConfig
 from vintner.queue_policy import QueuePolicy
-from vintner.scheduler import Call, Result, Scheduler, Threads, Turn
+from vintner.scheduler import Scheduler, Threads, Turn
 from vintner.types import Array, Request, Response, Tensor, TensorSpec
 
 DERIVED_BATCH_ROWS = 64

@@ -12,8 +12,8 @@ import numpy as np
 
 from vintner.backend import LoadedModel
 from vintner.errors import InvalidArgument, LoadError, nearest
+from vintner.execution import without_batch_in_front
 from vintner.model_config import WarmupConfig, WarmupInput
-from vintner.scheduler import without_batch_in_front
 from vintner.tensor_bytes import decode_raw
 from vintner.types import DTYPES, Array, TensorSpec, fp32_to_bf16
 

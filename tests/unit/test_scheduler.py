@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from vintner.batching import QueueLimits
+from vintner.call import Call, Result
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, QueueFull, QueueTimeout, Stopping
 from vintner.metrics import SchedulerMetrics
-from vintner.scheduler import BRIEF, Call, Result, Scheduler
+from vintner.scheduler import BRIEF, Scheduler
 from vintner.types import Array, Cancellation
 
 WAIT = 10.0
