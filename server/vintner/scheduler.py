@@ -130,7 +130,7 @@ class Scheduler:
         self._idle = list(instances)
         self._total = len(instances)
         self._queue: BatchQueue[Call] = BatchQueue(limits or QueueLimits(), max_rows)
-        self._running: set[Call] = set()  # only those with a deadline
+        self._running: set[Call] = set()  # only those that had a deadline when they began
         self._metrics = metrics or SchedulerMetrics()
         self._mean = math.inf  # seconds of a run; long until it has been measured
         self._mean_each = math.inf  # the same for each request of it
@@ -218,8 +218,7 @@ class Scheduler:
             return False
         call.state = "done"
         call.result = result
-        if call.deadline is not None:
-            self._running.discard(call)
+        self._running.discard(call)
         return True
 
     # -- deadlines -------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import pytest
 from fake_backend import write_model
 from grpc_health.v1 import health_pb2
 from held_backend import held
+from infer_calls import wait_until
 from running_server import RunningServer
 from tritonclient.grpc import service_pb2 as pb
 
@@ -101,15 +101,6 @@ def code_of(under_way: Any) -> str:
     return name
 
 
-def wait_for(true: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(3000):
-        if true():
-            return
-        pause.wait(0.01)
-    raise AssertionError("never")
-
-
 def inside(server: RunningServer) -> float:
     """Requests of the model that run or wait."""
     return server.counter("vintner_requests_in_flight", model="m")
@@ -160,11 +151,11 @@ def test_a_deadline_that_passes_in_the_queue_frees_the_place(
 ) -> None:
     with held(repository / "m" / "1"):
         running = call(channel, message())
-        wait_for(lambda: inside(server) == 1)
+        wait_until(lambda: inside(server) == 1)
         late = [call(channel, message(), timeout=1.0) for _ in range(3)]
-        wait_for(lambda: queued(server) == 3)
+        wait_until(lambda: queued(server) == 3)
         assert [code_of(each) for each in late] == ["DEADLINE_EXCEEDED"] * 3
-        wait_for(lambda: queued(server) == 0)
+        wait_until(lambda: queued(server) == 0)
     assert value(running.result()) == 2.0
 
 
@@ -179,12 +170,12 @@ def test_a_deadline_that_passes_while_the_model_runs_does_no_harm(
 def test_a_client_that_cancels_frees_its_place(server: RunningServer, repository: Path, channel: grpc.Channel) -> None:
     with held(repository / "m" / "1"):
         running = call(channel, message())
-        wait_for(lambda: inside(server) == 1)
+        wait_until(lambda: inside(server) == 1)
         waiting = [call(channel, message()) for _ in range(4)]
-        wait_for(lambda: queued(server) == 4)
+        wait_until(lambda: queued(server) == 4)
         for each in waiting[:3]:
             each.cancel()
-        wait_for(lambda: queued(server) == 1)
+        wait_until(lambda: queued(server) == 1)
     assert [value(each.result()) for each in (running, waiting[3])] == [2.0, 2.0]
     assert server.counter("vintner_requests_total", outcome="cancelled") == 3
 
@@ -251,10 +242,10 @@ def test_what_runs_at_the_signal_is_answered_and_new_calls_are_refused(
 ) -> None:
     with held(repository / "m" / "1"):
         calls = [call(channel, message(float(number))) for number in range(4)]
-        wait_for(lambda: inside(server) == 4)
+        wait_until(lambda: inside(server) == 4)
         server.process.send_signal(signal.SIGTERM)
         with channel_to(server) as other:
-            wait_for(lambda: code_of(call(other, message(), timeout=2.0)) == "UNAVAILABLE")
+            wait_until(lambda: code_of(call(other, message(), timeout=2.0)) == "UNAVAILABLE")
     assert [value(each.result()) for each in calls] == [0.0, 2.0, 4.0, 6.0]
     assert server.process.wait(WAIT) == 0
 
@@ -263,7 +254,7 @@ def test_work_that_outlasts_the_grace_time_is_cancelled(begin: Any, repository: 
     server = begin("--exit-timeout-seconds=0.5")
     with held(repository / "m" / "1"), channel_to(server) as channel:
         calls = [call(channel, message()) for _ in range(3)]
-        wait_for(lambda: inside(server) == 3)
+        wait_until(lambda: inside(server) == 3)
         assert server.terminate() == 1
         assert {code_of(each) for each in calls} <= {"CANCELLED", "UNAVAILABLE"}
 
@@ -278,7 +269,7 @@ def test_health_is_answered_while_every_place_is_taken(begin: Any, repository: P
     with channel_to(server) as channel, channel_to(server) as other:
         with held(repository / "m" / "1"):
             calls = [call(channel, message()) for _ in range(IN_FLIGHT)]
-            wait_for(lambda: inside(server) == PLACES)
+            wait_until(lambda: inside(server) == PLACES)
             assert healthy(channel)
             assert healthy(other)
             assert code_of(call(other, message())) == "UNAVAILABLE"
@@ -290,10 +281,10 @@ def test_a_client_that_is_killed_leaves_nothing_behind(server: RunningServer, re
     with held(repository / "m" / "1"):
         command = [sys.executable, "-c", CALLS_WITHOUT_END, server.grpc, INFER, message().hex()]
         client = subprocess.Popen(command)
-        wait_for(lambda: inside(server) == 20)
+        wait_until(lambda: inside(server) == 20)
         client.kill()
         client.wait(WAIT)
-        wait_for(lambda: queued(server) == 0)
-    wait_for(lambda: inside(server) == 0)
+        wait_until(lambda: queued(server) == 0)
+    wait_until(lambda: inside(server) == 0)
     with channel_to(server) as channel:
         assert value(call(channel, message()).result()) == 2.0

@@ -33,6 +33,10 @@ class Events:
         assert not isinstance(event, type)
         return event
 
+    @property
+    def waiting(self) -> int:
+        return self._queue.qsize()
+
     def end(self) -> None:
         self._queue.put(PollingEnded)
 
@@ -91,20 +95,13 @@ def test_events_without_work_are_taken(events: Events) -> None:
 
 def test_work_is_put_off_until_what_is_ready_has_been_taken(events: Events) -> None:
     """The first holds the poller up, so that the others are all there when it polls again."""
-    go = threading.Event()
-    order: list[str] = []
-    blocking = Work(lambda: go.wait(WAIT) and None)  # type: ignore[func-returns-value]
+    first, second = Work(lambda: left.append(events.waiting)), Work(lambda: left.append(events.waiting))
+    blocking = Work(lambda: events.put(first, None, None, second))
+    left: list[int] = []
     events.put(blocking)
-    assert blocking.done.wait(WAIT)
-
-    class Announcing(Events):
-        pass
-
-    first, second = Work(lambda: order.append("first")), Work(lambda: order.append("second"))
-    events.put(first, None, None, second)
-    go.set()
     assert second.done.wait(WAIT)
-    assert order == ["first", "second"]
+    until(lambda: len(left) == 2)
+    assert left == [0, 0]
 
 
 def test_work_is_not_put_off_for_ever_by_further_events() -> None:

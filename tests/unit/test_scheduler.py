@@ -463,6 +463,18 @@ def test_a_timeout_that_postpones_lets_the_others_go_first(bench: Bench) -> None
     assert bench.instance.batches == [[0.0], [2.0], [1.0]]
 
 
+def test_a_timeout_that_postpones_does_nothing_to_a_request_that_runs(bench: Bench) -> None:
+    import time
+
+    running = bench.infer(call(1.0, timeout=time.monotonic() + 0.02, postpones=True))
+    assert bench.instance.entered.acquire(timeout=WAIT)
+    threading.Event().wait(0.1)
+    assert not running.done()
+    bench.release(1)
+    assert running.result(WAIT) == [2.0]
+    assert not bench.scheduler._running, "it would be kept for ever"
+
+
 def test_a_postponed_request_still_has_its_clients_deadline(bench: Bench) -> None:
     import time
 
