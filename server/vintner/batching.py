@@ -149,11 +149,15 @@ class BatchQueue(Generic[PendingT]):
         self.rows -= item.rows
         return True
 
-    def pop(self) -> PendingT:
-        """Takes out the request that leads the next batch. The queue must not be empty."""
-        leader = self._order[0][2]
-        self.remove(leader)
-        return leader
+    def pop(self, ahead: int = 0) -> PendingT | None:
+        """Takes out the request that leads the next batch; the first that is due behind `ahead` rows, if there is
+        one."""
+        for _, _, leader in self._order:
+            if not ahead or leader.rows > ahead:
+                self.remove(leader)
+                return leader
+            ahead -= leader.rows
+        return None
 
     def cut(self, leader: PendingT, now: float, rows: int | None = None) -> list[PendingT]:
         """Takes out the followers of a leader: same signature, what is due first, as many as fit.

@@ -14,14 +14,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 
-from vintner.backend import Backends
-from vintner.errors import InvalidArgument, ModelNotReady, NotFound, OperatorError, nearest
+from vintner.backend import Backend, Backends, LoadedModel, LoadSpec
+from vintner.errors import InvalidArgument, LoadError, ModelNotReady, NotFound, OperatorError, nearest
 from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
-from vintner.repository import ModelSource, Scan, find_model, load_spec
+from vintner.pools import Pool
+from vintner.repository import ModelSource, Scan, find_model, load_specs
 from vintner.scheduler import Threads
 from vintner.servable import Servable
 from vintner.warmup import DIRECTORY, warm_up
@@ -55,21 +57,48 @@ def open_servable(
     cache_dir: Path | None,
     threads: Threads | None = None,
 ) -> Servable:
-    """Loads one version and warms it up.
+    """Loads one version in all of its pools and warms it up.
 
     Raises OperatorError with the reason if it cannot be loaded, contradicts its configuration, or fails to warm up.
     """
     backend, path = find_model(source, version, backends)
-    model = backends.get(backend).load(load_spec(source, version, path, cores, cache_dir))
+    models: list[LoadedModel] = []
     try:
-        servable = Servable(source.name, version, model, source.config, threads, backend)
-        misfit = warm_up(model, source.config.warmup, source.root / DIRECTORY)
-        if misfit:
+        pools: list[Pool] = []
+        misfits: set[str] = set()
+        for spec in load_specs(source, version, path, cores, cache_dir):
+            load = partial(_open, backends.get(backend), spec, source, misfits.add)
+            model = load()
+            models.append(model)
+            _check_alike(models[0], model, spec.device)
+            pools.append(Pool(model.instances, spec.device, model.close, reopen=load))
+        servable = Servable(source.name, version, models[0], source.config, threads, backend, pools)
+        for misfit in sorted(misfits):
             servable.serve_unbatched(misfit)
         return servable
     except BaseException:
+        for model in models:
+            model.close()
+        raise
+
+
+def _open(backend: Backend, spec: LoadSpec, source: ModelSource, misfit: Callable[[str], object]) -> LoadedModel:
+    """Loads a model on one device and warms it up there. `misfit` is told why it cannot be batched, if so."""
+    model = backend.load(spec)
+    try:
+        reason = warm_up(model, source.config.warmup, source.root / DIRECTORY)
+    except BaseException:
         model.close()
         raise
+    if reason:
+        misfit(reason)
+    return model
+
+
+def _check_alike(first: LoadedModel, other: LoadedModel, device: str) -> None:
+    for kind in ("inputs", "outputs"):
+        if list(getattr(first, kind)) != list(getattr(other, kind)):
+            raise LoadError(f"on {device} the model has other {kind} than in its first pool")
 
 
 class Manager:
@@ -283,9 +312,17 @@ class Manager:
     def index(self) -> list[IndexEntry]:
         """Every version that is known, by name and number, and every model with a fault."""
         with self._lock:
-            entries = [IndexEntry(name, str(version), s.state, s.reason) for name, version, s in self._all()]
+            entries = [
+                IndexEntry(name, str(version), s.state, s.reason or self._faults_of(name, version))
+                for name, version, s in self._all()
+            ]
             faults = [IndexEntry(name, "", State.UNAVAILABLE, reason) for name, reason in self._faults.items()]
         return sorted(entries + faults, key=lambda entry: (entry.name, int(entry.version or 0)))
+
+    def _faults_of(self, name: str, version: int) -> str:
+        """Why instances of a version are out of service, or why it is served unbatched."""
+        servable = self._versions(name).get(str(version))
+        return servable.remarks if servable else ""
 
     def versions_by_state(self) -> dict[str, int]:
         counts = {state.value: 0 for state in State}

@@ -13,6 +13,7 @@ import platform
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
@@ -114,6 +115,16 @@ class SchedulerMetrics:
         by_rows.add(1, stages)
 
 
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """For the metrics. `instances` are in service, `out` are not."""
+
+    device: str
+    busy: int
+    instances: int
+    out: int
+
+
 class RequestMetrics:
     """Requests to one model version over one protocol."""
 
@@ -139,11 +150,19 @@ PROTOCOLS: Final = ("grpc", "rest")
 class ModelMetrics:
     """The series of one loaded model version."""
 
-    def __init__(self, model: str, version: str, gauges: Callable[[], Mapping[str, float]] = dict) -> None:
-        """`gauges` is asked at scrape time for the current `in_flight`, `queue_requests`, `queue_bytes`, ..."""
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        gauges: Callable[[], Mapping[str, float]] = dict,
+        pools: Callable[[], Sequence[PoolState]] = tuple,
+    ) -> None:
+        """At scrape time `gauges` is asked for the current `in_flight`, `queue_requests` and `queue_bytes`, and
+        `pools` for the instances."""
         self.model = model
         self.version = version
         self.gauges = gauges
+        self.pools = pools
         self.scheduler = SchedulerMetrics()
         self.requests = {protocol: RequestMetrics() for protocol in PROTOCOLS}
 
@@ -192,6 +211,7 @@ class Registry:
         yield from self._requests(models)
         yield from self._executions(models)
         yield from self._gauges(models)
+        yield from self._instances(models)
         yield from self._server()
 
     def _requests(self, models: Iterable[ModelMetrics]) -> Iterator[Metric]:
@@ -257,8 +277,6 @@ class Registry:
             "in_flight": ("vintner_requests_in_flight", "Requests that wait or run."),
             "queue_requests": ("vintner_queue_requests", "Requests that wait for an instance."),
             "queue_bytes": ("vintner_queue_bytes", "Bytes of input that wait for an instance."),
-            "busy": ("vintner_instances_busy", "Instances that run a batch."),
-            "instances": ("vintner_instances", "Instances of the model version."),
         }
         for key, (name, help_text) in families.items():
             family = GaugeMetricFamily(name, help_text, labels=["model", "version"])
@@ -266,6 +284,24 @@ class Registry:
                 value = model.gauges().get(key)
                 if value is not None:
                     family.add_metric([model.model, model.version], value)
+            yield family
+
+    def _instances(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        families = {
+            "busy": ("vintner_instances_busy", "Instances that run a batch."),
+            "instances": ("vintner_instances", "Instances in service."),
+            "out": ("vintner_instances_out", "Instances that failed or hang, until they are opened anew."),
+        }
+        for key, (name, help_text) in families.items():
+            family = GaugeMetricFamily(name, help_text, labels=["model", "version", "device"])
+            for model in models:
+                counts: dict[str, int] = {}
+                for pool in model.pools():
+                    counts[pool.device] = counts.get(pool.device, 0) + getattr(pool, key)
+                for device, count in counts.items():
+                    family.add_metric([model.model, model.version, device], count)
             yield family
 
     def _server(self) -> Iterator[Metric]:

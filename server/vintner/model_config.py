@@ -120,6 +120,8 @@ def _by_tensor(given: object) -> object:
 
 
 Name = Annotated[str, Field(min_length=1)]
+Hint = Literal["throughput", "latency"]
+Precision = Literal["f32", "f16", "bf16"]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Shape = tuple[Annotated[int, Field(strict=True, ge=-1)], ...]
@@ -224,6 +226,18 @@ class WarmupConfig(Section):
     inputs: Annotated[Mapping[str, WarmupInput], BeforeValidator(_by_tensor)] = {}
 
 
+class PoolConfig(Section):
+    """Instances on one device. What is left out is as the model's own key of that name says; `hint` is its
+    `performance_hint`."""
+
+    device: Name | None = None
+    hint: Hint | None = None
+    precision: Precision | None = None
+    instances: Annotated[int | None, BeforeValidator(_instances)] = None
+    streams: Count | None = None
+    threads: Count | None = None
+
+
 class ModelConfig(Section):
     """Everything that can be set for one model. Tensors are keyed by the model's own names."""
 
@@ -231,11 +245,14 @@ class ModelConfig(Section):
     backend: Name | None = None
     filename: Annotated[Name, AfterValidator(_filename)] | None = None
     device: Name = "CPU"
-    performance_hint: Literal["throughput", "latency"] = "throughput"
-    precision: Literal["f32", "f16", "bf16"] | None = None
+    performance_hint: Hint = "throughput"
+    precision: Precision | None = None
     instances: Annotated[int | None, BeforeValidator(_instances)] = None
     streams: Count | None = None
     threads: Count | None = None
+    pools: Annotated[tuple[PoolConfig, ...], Field(min_length=1)] | None = None
+    execution_timeout_seconds: Seconds | None = None
+    reopen_after_failures: Count = 3
     batching: Annotated[BatchingConfig, BeforeValidator(_batching)] = BatchingConfig()
     queue: QueueConfig = QueueConfig()
     inputs: Annotated[Mapping[str, InputConfig], BeforeValidator(_by_tensor)] = {}
@@ -243,6 +260,16 @@ class ModelConfig(Section):
     warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()
     version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()
     backend_options: Mapping[str, Any] = {}
+
+    def in_pools(self) -> tuple[ModelConfig, ...]:
+        """For each pool, the configuration of a model that is on its device alone."""
+        return tuple(self._on(pool) for pool in self.pools) if self.pools else (self,)
+
+    def _on(self, pool: PoolConfig) -> ModelConfig:
+        own = {key: getattr(pool, key) for key in pool.model_fields_set}
+        if "hint" in own:
+            own["performance_hint"] = own.pop("hint")
+        return self.model_copy(update={**own, "pools": None})
 
     @model_validator(mode="after")
     def _distinct_names(self) -> ModelConfig:

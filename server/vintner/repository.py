@@ -122,12 +122,24 @@ def _find_named(directory: Path, filename: str, backend: str | None, backends: B
     return backend, path
 
 
-def load_spec(source: ModelSource, version: int, path: Path, cores: int, cache_dir: Path | None) -> LoadSpec:
-    """What to ask of the backend for a version whose `path` was found.
+def load_specs(source: ModelSource, version: int, path: Path, cores: int, cache_dir: Path | None) -> Sequence[LoadSpec]:
+    """What to ask of the backend, for each pool of a version whose `path` was found.
 
-    Each version has a directory of its own below `cache_dir`, so equal file names never meet there.
+    Pools on the processor share its cores evenly. Each version has a directory of its own below `cache_dir`, so equal
+    file names never meet there.
     """
-    config = source.config
+    configs = source.config.in_pools()
+    on_cpu = sum(_uses_cpu(config.device) for config in configs)
+    shares = (max(1, cores // on_cpu) if _uses_cpu(config.device) else cores for config in configs)
+    cache = cache_dir / source.name / str(version) if cache_dir is not None else None
+    return [_load_spec(config, path, share, cache) for config, share in zip(configs, shares, strict=True)]
+
+
+def _uses_cpu(device: str) -> bool:
+    return "CPU" in device or device.startswith("AUTO")
+
+
+def _load_spec(config: ModelConfig, path: Path, cores: int, cache_dir: Path | None) -> LoadSpec:
     return LoadSpec(
         path=path,
         device=config.device,
@@ -138,7 +150,7 @@ def load_spec(source: ModelSource, version: int, path: Path, cores: int, cache_d
         threads=config.threads,
         cores=cores,
         shapes={name: tensor.shape for name, tensor in config.inputs.items() if tensor.shape is not None},
-        cache_dir=cache_dir / source.name / str(version) if cache_dir is not None else None,
+        cache_dir=cache_dir,
         options=config.backend_options,
     )
 

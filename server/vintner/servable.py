@@ -17,10 +17,11 @@ from vintner.backend import LoadedModel
 from vintner.batching import QueueLimits
 from vintner.call import Call, Result
 from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
-from vintner.metrics import ModelMetrics
+from vintner.metrics import ModelMetrics, PoolState
 from vintner.model_config import ModelConfig, QueueConfig, TensorConfig
+from vintner.pools import Pool
 from vintner.queue_policy import QueuePolicy
-from vintner.scheduler import Scheduler, Threads, Turn
+from vintner.scheduler import Health, Scheduler, Threads, Turn
 from vintner.types import Array, Request, Response, Tensor, TensorSpec
 
 DERIVED_BATCH_ROWS = 64
@@ -38,14 +39,17 @@ class Servable:
         config: ModelConfig,
         threads: Threads | None = None,
         backend: str = "",
+        pools: Sequence[Pool] = (),
     ) -> None:
-        """Takes ownership of the model. Raises LoadError if the configuration contradicts it."""
+        """Takes ownership of the model and of its pools, of which the first is the model itself.
+
+        Raises LoadError if the configuration contradicts it.
+        """
         self.name = name
         self.version = str(version)
         self.platform = model.platform
         self.backend = backend
         self.config = config
-        self._model = model
         self.inputs = _served(model.inputs, config.inputs, "input", name)
         self.outputs = _served(model.outputs, config.outputs, "output", name)
         self._inputs = {spec.name: (own.name, spec) for own, spec in zip(model.inputs, self.inputs, strict=True)}
@@ -54,15 +58,15 @@ class Servable:
         }
         self._row_limit = config.batching.max_batch_size
         self._batched = self._has_batch_dimension()
-        self.max_rows = self._max_rows(config)
         self._one_signature = all(-1 not in spec.shape[1:] for spec in self.inputs)
-        self.metrics = ModelMetrics(name, self.version, self._gauges)
+        self.metrics = ModelMetrics(name, self.version, self._gauges, lambda: self.pools)
         self._scheduler = Scheduler(
-            model.instances,
-            max_rows=self.max_rows,
+            pools or [Pool(model.instances, config.device, model.close)],
+            max_rows=self._max_rows(config),
             limits=_limits(config.queue),
             metrics=self.metrics.scheduler,
             threads=threads,
+            health=Health(config.reopen_after_failures, config.execution_timeout_seconds),
         )
         self._policy = QueuePolicy(config.queue)
         self._lock = Lock()
@@ -71,8 +75,29 @@ class Servable:
         self.drained = Event()
 
     @property
-    def instances(self) -> int:
-        return self._scheduler.instances[1]
+    def max_rows(self) -> int:
+        """Rows of a batch, at most; 1 if nothing is stacked."""
+        return self._scheduler.max_rows
+
+    @property
+    def pools(self) -> Sequence[PoolState]:
+        return self._scheduler.pools
+
+    @property
+    def faults(self) -> str:
+        """Why instances are out of service; empty if none is."""
+        return self._scheduler.faults
+
+    @property
+    def remarks(self) -> str:
+        """What an operator should know of a version that is served; empty if all is well."""
+        unbatched = self._scheduler.unbatched
+        return "; ".join(filter(None, (self.faults, unbatched and f"served unbatched: {unbatched}")))
+
+    @property
+    def down(self) -> bool:
+        """Whether no instance is in service."""
+        return self._scheduler.down
 
     def _has_batch_dimension(self) -> bool:
         return bool(self.inputs) and all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
@@ -87,20 +112,11 @@ class Servable:
 
     def _gauges(self) -> Mapping[str, float]:
         requests, size = self._scheduler.queued
-        busy, instances = self._scheduler.instances
-        return {
-            "in_flight": self._leases,
-            "queue_requests": requests,
-            "queue_bytes": size,
-            "busy": busy,
-            "instances": instances,
-        }
+        return {"in_flight": self._leases, "queue_requests": requests, "queue_bytes": size}
 
     def serve_unbatched(self, reason: str) -> None:
         """For a model whose outputs turned out not to have the batch in front."""
-        if self.max_rows > 1:
-            self.max_rows = 1
-            self._scheduler.serve_unbatched(f"model '{self.name}' version {self.version}: {reason}")
+        self._scheduler.serve_unbatched(f"model '{self.name}' version {self.version}: {reason}")
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -133,7 +149,6 @@ class Servable:
     def close(self) -> None:
         """Unloads the model. To be called once, when drained."""
         self._scheduler.close()
-        self._model.close()
 
     # -- inference -------------------------------------------------------------------------------------------
 

@@ -41,9 +41,10 @@ def model_config(servable: Servable) -> pb.ModelConfig:
         version_policy=_version_policy(servable),
         default_model_filename=config.filename or "",
     )
-    gpu = config.device.startswith("GPU")
-    kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
-    message.instance_group.add(name=f"{servable.name}_0", kind=kind, count=servable.instances)
+    for number, pool in enumerate(servable.pools):
+        gpu = pool.device.startswith("GPU")
+        kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
+        message.instance_group.add(name=f"{servable.name}_{number}", kind=kind, count=pool.instances)
     if servable.max_rows > 1:
         message.dynamic_batching.CopyFrom(_dynamic_batching(servable))
     return message

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scheduler_calls import WAIT, Asked, call, infer, wait_until
 from vintner.batching import QueueLimits
 from vintner.call import Call, Result
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, QueueFull, QueueTimeout, Stopping
 from vintner.metrics import SchedulerMetrics
-from vintner.scheduler import BRIEF, Scheduler
+from vintner.pools import BRIEF, Pool
+from vintner.scheduler import Scheduler
 from vintner.types import Array, Cancellation
-
-WAIT = 10.0
 
 
 class Gated:
@@ -45,43 +45,13 @@ class Gated:
         return {"y": x * 2}
 
 
-class Asked(Call):
-    """A call whose answer, the rows of `y`, comes as a future."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, *values: float, signature: object = None, **options: Any) -> None:
-        inputs = {"x": np.array([[value] for value in values])}
-        super().__init__(inputs, len(values), 8 * len(values), signature, done=self._done, **options)
-        self.future: Future[list[float]] = Future()
-
-    def _done(self, result: Result) -> None:
-        assert not self.future.done(), "answered twice"
-        if isinstance(result, Exception):
-            self.future.set_exception(result)
-        else:
-            self.future.set_result([float(v) for v in result["y"][:, 0]])
-
-
-def call(*values: float, **options: Any) -> Asked:
-    return Asked(*values, **options)
-
-
-def infer(scheduler: Scheduler, request: Asked) -> list[float]:
-    """Runs one request in this thread, turn and all."""
-    turn = scheduler.submit(request)
-    if turn:
-        turn.run()
-    return request.future.result(WAIT)
-
-
 class Bench:
     """A scheduler with one gated instance, and threads to lead it from."""
 
     def __init__(self, **options: Any) -> None:
         self.instance = Gated()
         self.metrics = SchedulerMetrics()
-        self.scheduler = Scheduler([self.instance], metrics=self.metrics, **{"max_rows": 8, **options})
+        self.scheduler = Scheduler([Pool([self.instance])], metrics=self.metrics, **{"max_rows": 8, **options})
         self._threads = ThreadPoolExecutor(64)
 
     def infer(self, request: Asked) -> Future[list[float]]:
@@ -117,16 +87,6 @@ class Bench:
             self.instance.go.release()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """For states that a thread reaches just before it blocks, and so cannot announce."""
-    pause = threading.Event()
-    for _ in range(int(WAIT * 1000)):
-        if condition():
-            return
-        pause.wait(0.001)
-    raise AssertionError("the condition was not reached")
-
-
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
@@ -140,7 +100,7 @@ def test_a_lone_request_runs_at_once_in_its_own_thread() -> None:
             ran_in.append(threading.get_ident())
             return {"y": inputs["x"]}
 
-    infer(Scheduler([Instance()]), call(1.0))
+    infer(Scheduler([Pool([Instance()])]), call(1.0))
     assert ran_in == [threading.get_ident()]
 
 
@@ -228,7 +188,7 @@ def test_longer_work_goes_on_in_another_thread_before_the_answers_are_given() ->
 
 def test_idle_instances_share_what_waits() -> None:
     instances = [Gated(), Gated()]
-    scheduler = Scheduler(instances, max_rows=8)
+    scheduler = Scheduler([Pool(instances)], max_rows=8)
     calls = [call(float(i)) for i in range(4)]
     turn = scheduler.submit(calls[0])
     assert turn
@@ -265,7 +225,7 @@ def test_whatever_a_backend_raises_every_request_is_answered_and_the_instance_st
         def run(self, inputs: Mapping[str, Array]) -> Any:
             raise error
 
-    scheduler = Scheduler([Raising()], max_rows=8)
+    scheduler = Scheduler([Pool([Raising()])], max_rows=8)
     calls = [call(1.0), call(2.0)]
     turn = scheduler.submit(calls[0])
     assert turn
@@ -282,7 +242,7 @@ def test_outputs_that_are_none_are_passed_on_one_by_one() -> None:
         def run(self, inputs: Mapping[str, Array]) -> Any:
             return None
 
-    scheduler = Scheduler([Broken()], max_rows=8)
+    scheduler = Scheduler([Pool([Broken()])], max_rows=8)
     calls, results = [call(1.0), call(2.0)], []
     for each in calls:
         each.done = results.append
@@ -380,7 +340,7 @@ def test_the_nth_failing_run_leaves_nothing_behind() -> None:
         instance = Gated(open_gate=True)
         runs = iter(range(1, 100))
         instance.fail = lambda x, n=failing, runs=runs: RuntimeError("boom") if next(runs) == n else None
-        scheduler = Scheduler([instance], max_rows=4)
+        scheduler = Scheduler([Pool([instance])], max_rows=4)
         outcomes = []
         for value in range(5):
             try:
@@ -562,7 +522,7 @@ def test_a_model_whose_outputs_lack_the_batch_is_served_unbatched_and_right() ->
             return {"y": inputs["x"].sum(axis=0, keepdims=True)}
 
     instance = Summing()
-    scheduler = Scheduler([instance], max_rows=8)
+    scheduler = Scheduler([Pool([instance])], max_rows=8)
     with ThreadPoolExecutor(4) as threads:
         futures = [threads.submit(infer, scheduler, call(0.0))]
         assert instance.entered.wait(WAIT)
@@ -576,7 +536,7 @@ def test_a_model_whose_outputs_lack_the_batch_is_served_unbatched_and_right() ->
 
 def test_many_threads_get_their_own_rows_from_several_instances() -> None:
     instances = [Gated(open_gate=True) for _ in range(3)]
-    scheduler = Scheduler(instances, max_rows=8)
+    scheduler = Scheduler([Pool(instances)], max_rows=8)
 
     def one(number: int) -> bool:
         values = [float(number * 10 + k) for k in range(1 + number % 3)]
