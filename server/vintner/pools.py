@@ -158,6 +158,7 @@ class Pools:
     def __init__(self, pools: Sequence[Pool]) -> None:
         self._pools = pools
         self._only = pools[0] if len(pools) == 1 else None
+        self.several = len(pools) > 1
 
     def __iter__(self) -> Iterator[Pool]:
         return iter(self._pools)
@@ -188,14 +189,8 @@ class Pools:
     def take(self, rows: int, now: float) -> Slot | None:
         """Takes the idle slot that is to lead, when `rows` wait; None if none is idle, or those that are had better
         not."""
-        if self._only is not None:
-            pool = self._only
-        else:
-            chosen = self._choose(rows, now)
-            if chosen is None:
-                return None
-            pool = chosen
-        if not pool.idle:
+        pool = self._only or self._choose(rows, now)
+        if pool is None or not pool.idle:
             return None
         slot = pool.idle.pop()
         slot.busy = True

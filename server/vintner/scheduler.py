@@ -225,7 +225,7 @@ class Scheduler:
         if not self._queue:
             return None
         slot = self._pools.take(self._queue.rows, now)
-        if slot is None and self._pools.idle:
+        if slot is None and self._pools.several and self._pools.idle:
             self._expect(now + self._pools.patience(now))
         return slot
 
