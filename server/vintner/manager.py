@@ -22,6 +22,7 @@ from vintner.errors import InvalidArgument, ModelNotReady, NotFound, OperatorErr
 from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
 from vintner.repository import ModelSource, Scan, find_model, load_spec
+from vintner.response_cache import ResponseCache
 from vintner.scheduler import Threads
 from vintner.servable import Servable
 from vintner.warmup import DIRECTORY, warm_up
@@ -54,6 +55,7 @@ def open_servable(
     cores: int,
     cache_dir: Path | None,
     threads: Threads | None = None,
+    cache: ResponseCache | None = None,
 ) -> Servable:
     """Loads one version and warms it up.
 
@@ -62,7 +64,7 @@ def open_servable(
     backend, path = find_model(source, version, backends)
     model = backends.get(backend).load(load_spec(source, version, path, cores, cache_dir))
     try:
-        servable = Servable(source.name, version, model, source.config, threads, backend)
+        servable = Servable(source.name, version, model, source.config, threads, backend, cache)
         misfit = warm_up(model, source.config.warmup, source.root / DIRECTORY)
         if misfit:
             servable.serve_unbatched(misfit)
@@ -76,9 +78,16 @@ class Manager:
     """Wanted versus actual versions of all models. Threads: any; loads run in threads of its own."""
 
     def __init__(
-        self, backends: Backends, *, cores: int = 1, cache_dir: Path | None = None, load_threads: int = 4
+        self,
+        backends: Backends,
+        *,
+        cores: int = 1,
+        cache_dir: Path | None = None,
+        load_threads: int = 4,
+        cache: ResponseCache | None = None,
     ) -> None:
-        self.registry = Registry(self.versions_by_state)
+        self._cache = cache
+        self.registry = Registry(self.versions_by_state, lambda: cache.size if cache is not None else (0, 0))
         self._backends = backends
         self._cores = cores
         self._cache_dir = cache_dir
@@ -161,7 +170,7 @@ class Manager:
     def _load(self, source: ModelSource, version: int) -> None:
         started = time.monotonic()
         try:
-            servable = open_servable(source, version, self._backends, self._cores, self._cache_dir, self._threads)
+            servable = self._open(source, version)
         except Exception as exc:
             expected = isinstance(exc, OperatorError)
             reason = str(exc) if expected else f"{type(exc).__name__}: {exc}"
@@ -185,6 +194,19 @@ class Manager:
             logger.info("model '%s' version %d is ready after %.2f s", source.name, version, seconds)
         self._advance(source.name)
         self._changed()
+
+    def _open(self, source: ModelSource, version: int) -> Servable:
+        servable = open_servable(
+            source, version, self._backends, self._cores, self._cache_dir, self._threads, self._cache
+        )
+        if source.config.response_cache and not servable.caches:
+            logger.warning(
+                "model '%s' version %d: response_cache has no effect, for the server has no memory for it"
+                " (--response-cache-bytes 0)",
+                source.name,
+                version,
+            )
+        return servable
 
     def _unload(self, name: str, version: int) -> None:
         servable = self._unpublish(name, version)

@@ -290,11 +290,15 @@ class Scheduler:
         taken = sum(execution.stages)
         if execution.misfit is not None:
             self.serve_unbatched(execution.misfit)
+        rows = sum(call.rows for call in batch)
+        for call in batch:
+            if call.timing is not None:
+                call.timing.ran(started - call.arrived, execution.stages, rows, len(batch))
         with self._lock:
             self._mean = _moved(self._mean, taken)
             self._mean_each = _moved(self._mean_each, taken / len(batch))
             self._metrics.ran(
-                rows=sum(call.rows for call in batch),
+                rows=rows,
                 waits=[started - call.arrived for call in batch],
                 stages=execution.stages,
             )

@@ -20,7 +20,9 @@ from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
 from vintner.metrics import ModelMetrics
 from vintner.model_config import ModelConfig, QueueConfig, TensorConfig
 from vintner.queue_policy import QueuePolicy
+from vintner.response_cache import ResponseCache
 from vintner.scheduler import Scheduler, Threads, Turn
+from vintner.timing import Timing, asks
 from vintner.types import Array, Request, Response, Tensor, TensorSpec
 
 DERIVED_BATCH_ROWS = 64
@@ -38,6 +40,7 @@ class Servable:
         config: ModelConfig,
         threads: Threads | None = None,
         backend: str = "",
+        cache: ResponseCache | None = None,
     ) -> None:
         """Takes ownership of the model. Raises LoadError if the configuration contradicts it."""
         self.name = name
@@ -65,6 +68,7 @@ class Servable:
             threads=threads,
         )
         self._policy = QueuePolicy(config.queue)
+        self._cache = cache.share(self.metrics.cache) if cache is not None and config.response_cache else None
         self._lock = Lock()
         self._leases = 0
         self._retired = False
@@ -73,6 +77,11 @@ class Servable:
     @property
     def instances(self) -> int:
         return self._scheduler.instances[1]
+
+    @property
+    def caches(self) -> bool:
+        """Whether answers are kept for requests that come again."""
+        return self._cache is not None
 
     def _has_batch_dimension(self) -> bool:
         return bool(self.inputs) and all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
@@ -133,6 +142,8 @@ class Servable:
     def close(self) -> None:
         """Unloads the model. To be called once, when drained."""
         self._scheduler.close()
+        if self._cache is not None:
+            self._cache.close()
         self._model.close()
 
     # -- inference -------------------------------------------------------------------------------------------
@@ -140,15 +151,27 @@ class Servable:
     def submit(self, request: Request, reply: Callable[[Response | Exception], None]) -> Turn | None:
         """Validates and queues a request; `reply` is called with its response, once, from any thread.
 
+        An answer that is in the cache is given before this returns.
         Raises InvalidArgument, or as Scheduler.submit does, and then `reply` is not called.
         """
         names = self._requested(request)
         identity = request.id
+        timing = Timing(time.monotonic()) if request.parameters and asks(request.parameters) else None
+        if timing is not None:
+            reply = _timed(reply, timing)
 
         def done(result: Result) -> None:
             reply(result if isinstance(result, Exception) else self._response(identity, names, result))
 
-        return self._scheduler.submit(self._call(request, done))
+        call = self._call(request, done)
+        call.timing = timing
+        if self._cache is not None:
+            key, outputs = self._cache.find(request, names)
+            if outputs is not None:
+                reply(Response(self.name, self.version, outputs, identity))
+                return None
+            reply = self._cache.keeping(key, reply)
+        return self._scheduler.submit(call)
 
     def _response(self, identity: str, names: Sequence[str], outputs: Mapping[str, Array]) -> Response | Exception:
         """The outputs that were asked for, under the names that they are served by; an error if one is not there."""
@@ -244,6 +267,17 @@ class Servable:
             f"unexpected shape for input '{spec.name}' for model '{self.name}'. Expected {_dims(spec.shape)}, got"
             f" {_dims(shape)}"
         )
+
+
+def _timed(reply: Callable[[Response | Exception], None], timing: Timing) -> Callable[[Response | Exception], None]:
+    """The reply that tells the response of its timing before it passes it on."""
+
+    def tell(result: Response | Exception) -> None:
+        if isinstance(result, Response):
+            result.parameters = timing.parameters(time.monotonic())
+        reply(result)
+
+    return tell
 
 
 def _limits(config: QueueConfig) -> QueueLimits:
