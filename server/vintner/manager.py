@@ -24,6 +24,7 @@ from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
 from vintner.pools import Pool
 from vintner.repository import ModelSource, Scan, find_model, load_specs
+from vintner.response_cache import ResponseCache
 from vintner.scheduler import Threads
 from vintner.servable import Servable
 from vintner.warmup import DIRECTORY, warm_up
@@ -56,6 +57,7 @@ def open_servable(
     cores: int,
     cache_dir: Path | None,
     threads: Threads | None = None,
+    cache: ResponseCache | None = None,
 ) -> Servable:
     """Loads one version in all of its pools and warms it up.
 
@@ -72,7 +74,7 @@ def open_servable(
             models.append(model)
             _check_alike(models[0], model, spec.device)
             pools.append(Pool(model.instances, spec.device, model.close, reopen=load))
-        servable = Servable(source.name, version, models[0], source.config, threads, backend, pools)
+        servable = Servable(source.name, version, models[0], source.config, threads, backend, pools, cache)
         for misfit in sorted(misfits):
             servable.serve_unbatched(misfit)
         return servable
@@ -105,9 +107,16 @@ class Manager:
     """Wanted versus actual versions of all models. Threads: any; loads run in threads of its own."""
 
     def __init__(
-        self, backends: Backends, *, cores: int = 1, cache_dir: Path | None = None, load_threads: int = 4
+        self,
+        backends: Backends,
+        *,
+        cores: int = 1,
+        cache_dir: Path | None = None,
+        load_threads: int = 4,
+        cache: ResponseCache | None = None,
     ) -> None:
-        self.registry = Registry(self.versions_by_state)
+        self._cache = cache
+        self.registry = Registry(self.versions_by_state, lambda: cache.size if cache is not None else (0, 0))
         self._backends = backends
         self._cores = cores
         self._cache_dir = cache_dir
@@ -190,7 +199,7 @@ class Manager:
     def _load(self, source: ModelSource, version: int) -> None:
         started = time.monotonic()
         try:
-            servable = open_servable(source, version, self._backends, self._cores, self._cache_dir, self._threads)
+            servable = self._open(source, version)
         except Exception as exc:
             expected = isinstance(exc, OperatorError)
             reason = str(exc) if expected else f"{type(exc).__name__}: {exc}"
@@ -214,6 +223,19 @@ class Manager:
             logger.info("model '%s' version %d is ready after %.2f s", source.name, version, seconds)
         self._advance(source.name)
         self._changed()
+
+    def _open(self, source: ModelSource, version: int) -> Servable:
+        servable = open_servable(
+            source, version, self._backends, self._cores, self._cache_dir, self._threads, self._cache
+        )
+        if source.config.response_cache and not servable.caches:
+            logger.warning(
+                "model '%s' version %d: response_cache has no effect, for the server has no memory for it"
+                " (--response-cache-bytes 0)",
+                source.name,
+                version,
+            )
+        return servable
 
     def _unload(self, name: str, version: int) -> None:
         servable = self._unpublish(name, version)

@@ -85,11 +85,13 @@ class Stages:
 class SchedulerMetrics:
     """Executions of one model version. `ran` is called under the scheduler's lock."""
 
-    __slots__ = ("by_rows", "compute", "executions", "last", "requests", "rows", "wait")
+    __slots__ = ("assembly", "by_rows", "compute", "executions", "last", "requests", "rows", "split", "wait")
 
     def __init__(self) -> None:
         self.wait = Histogram(SECONDS)
         self.compute = Histogram(SECONDS)
+        self.assembly = Histogram(SECONDS)
+        self.split = Histogram(SECONDS)
         self.rows = Histogram(ROWS)
         self.executions = 0
         self.requests = Stages()
@@ -106,6 +108,9 @@ class SchedulerMetrics:
         self.compute.observe(sum(stages))
         for wait in waits:
             self.wait.observe(wait)
+        if len(waits) > 1:  # a request alone is neither assembled nor split
+            self.assembly.observe(stages[0])
+            self.split.observe(stages[2])
         self.requests.add(len(waits), stages)
         by_rows = self.by_rows.get(rows)
         if by_rows is None:
@@ -144,6 +149,32 @@ class RequestMetrics:
                 self.failed_seconds += seconds
 
 
+class CacheMetrics:
+    """Lookups of one model version in the response cache; the seconds of a miss include the keeping of its answer."""
+
+    __slots__ = ("_lock", "hit_seconds", "hits", "miss_seconds", "misses")
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.hits = 0
+        self.misses = 0
+        self.hit_seconds = 0.0
+        self.miss_seconds = 0.0
+
+    def looked_up(self, hit: bool, seconds: float) -> None:
+        with self._lock:
+            if hit:
+                self.hits += 1
+                self.hit_seconds += seconds
+            else:
+                self.misses += 1
+                self.miss_seconds += seconds
+
+    def kept(self, seconds: float) -> None:
+        with self._lock:
+            self.miss_seconds += seconds
+
+
 PROTOCOLS: Final = ("grpc", "rest")
 
 
@@ -164,16 +195,23 @@ class ModelMetrics:
         self.gauges = gauges
         self.pools = pools
         self.scheduler = SchedulerMetrics()
+        self.cache = CacheMetrics()
         self.requests = {protocol: RequestMetrics() for protocol in PROTOCOLS}
 
 
 class Registry:
     """All series of the server. Models come and go; what belongs to no loaded model is counted without a name."""
 
-    def __init__(self, versions_by_state: Callable[[], Mapping[str, int]] = dict) -> None:
+    def __init__(
+        self,
+        versions_by_state: Callable[[], Mapping[str, int]] = dict,
+        cache_size: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
+        """Both are asked at scrape time; `cache_size` for entries and bytes of the response cache."""
         self._lock = Lock()
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._versions_by_state = versions_by_state
+        self._cache_size = cache_size
         self._started = time.time()
         self.rejected = {protocol: RequestMetrics() for protocol in PROTOCOLS}
         self.loads = 0
@@ -210,6 +248,7 @@ class Registry:
             models = list(self._models.values())
         yield from self._requests(models)
         yield from self._executions(models)
+        yield from self._cache(models)
         yield from self._gauges(models)
         yield from self._instances(models)
         yield from self._server()
@@ -255,7 +294,15 @@ class Registry:
                 labels=labels,
             ),
             "compute": HistogramMetricFamily(
-                "vintner_compute_duration_seconds", "Run time of a batch, assembly included.", labels=labels
+                "vintner_compute_duration_seconds", "Run time of a batch, assembly and splitting included.",
+                labels=labels,
+            ),
+            "assembly": HistogramMetricFamily(
+                "vintner_assembly_duration_seconds", "Assembly of a batch of several requests.", labels=labels
+            ),
+            "split": HistogramMetricFamily(
+                "vintner_split_duration_seconds", "Splitting of the outputs of a batch of several requests.",
+                labels=labels,
             ),
             "rows": HistogramMetricFamily("vintner_batch_rows", "Rows of a batch.", labels=labels),
         }  # fmt: skip
@@ -269,6 +316,21 @@ class Registry:
         yield executions
         yield rows
         yield from histograms.values()
+
+    def _cache(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        labels = ["model", "version"]
+        hits = CounterMetricFamily("vintner_cache_hits", "Requests answered from the response cache.", labels=labels)
+        misses = CounterMetricFamily("vintner_cache_misses", "Requests not found in the response cache.", labels=labels)
+        for model in models:
+            hits.add_metric([model.model, model.version], model.cache.hits)
+            misses.add_metric([model.model, model.version], model.cache.misses)
+        yield hits
+        yield misses
+        entries, size = self._cache_size()
+        yield GaugeMetricFamily("vintner_cache_entries", "Answers in the response cache.", value=entries)
+        yield GaugeMetricFamily("vintner_cache_bytes", "Bytes that the response cache takes.", value=size)
 
     def _gauges(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily

@@ -255,6 +255,7 @@ class ModelConfig(Section):
     reopen_after_failures: Count = 3
     batching: Annotated[BatchingConfig, BeforeValidator(_batching)] = BatchingConfig()
     queue: QueueConfig = QueueConfig()
+    response_cache: StrictBool = False
     inputs: Annotated[Mapping[str, InputConfig], BeforeValidator(_by_tensor)] = {}
     outputs: Annotated[Mapping[str, TensorConfig], BeforeValidator(_by_tensor)] = {}
     warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()

@@ -388,6 +388,9 @@ class Scheduler:
         taken = sum(execution.stages)
         rows = sum(call.rows for call in batch)
         self._metrics.ran(rows, [started - call.arrived for call in batch], execution.stages)
+        for call in batch:
+            if call.timing is not None:
+                call.timing.ran(started - call.arrived, execution.stages, rows, len(batch))
         self._mean_each = _moved(self._mean_each, taken / len(batch))
         if execution.failure is not None:
             self._suspect(slot, execution.failure)

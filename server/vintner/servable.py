@@ -21,7 +21,9 @@ from vintner.metrics import ModelMetrics, PoolState
 from vintner.model_config import ModelConfig, QueueConfig, TensorConfig
 from vintner.pools import Pool
 from vintner.queue_policy import QueuePolicy
+from vintner.response_cache import ResponseCache
 from vintner.scheduler import Health, Scheduler, Threads, Turn
+from vintner.timing import Timing, asks
 from vintner.types import Array, Request, Response, Tensor, TensorSpec
 
 DERIVED_BATCH_ROWS = 64
@@ -40,6 +42,7 @@ class Servable:
         threads: Threads | None = None,
         backend: str = "",
         pools: Sequence[Pool] = (),
+        cache: ResponseCache | None = None,
     ) -> None:
         """Takes ownership of the model and of its pools, of which the first is the model itself.
 
@@ -69,6 +72,7 @@ class Servable:
             health=Health(config.reopen_after_failures, config.execution_timeout_seconds),
         )
         self._policy = QueuePolicy(config.queue)
+        self._cache = cache.share(self.metrics.cache) if cache is not None and config.response_cache else None
         self._lock = Lock()
         self._leases = 0
         self._retired = False
@@ -98,6 +102,11 @@ class Servable:
     def down(self) -> bool:
         """Whether no instance is in service."""
         return self._scheduler.down
+
+    @property
+    def caches(self) -> bool:
+        """Whether answers are kept for requests that come again."""
+        return self._cache is not None
 
     def _has_batch_dimension(self) -> bool:
         return bool(self.inputs) and all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
@@ -149,21 +158,35 @@ class Servable:
     def close(self) -> None:
         """Unloads the model. To be called once, when drained."""
         self._scheduler.close()
+        if self._cache is not None:
+            self._cache.close()
 
     # -- inference -------------------------------------------------------------------------------------------
 
     def submit(self, request: Request, reply: Callable[[Response | Exception], None]) -> Turn | None:
         """Validates and queues a request; `reply` is called with its response, once, from any thread.
 
+        An answer that is in the cache is given before this returns.
         Raises InvalidArgument, or as Scheduler.submit does, and then `reply` is not called.
         """
         names = self._requested(request)
         identity = request.id
+        timing = Timing(time.monotonic()) if request.parameters and asks(request.parameters) else None
+        if timing is not None:
+            reply = _timed(reply, timing)
 
         def done(result: Result) -> None:
             reply(result if isinstance(result, Exception) else self._response(identity, names, result))
 
-        return self._scheduler.submit(self._call(request, done))
+        call = self._call(request, done)
+        call.timing = timing
+        if self._cache is not None:
+            key, outputs = self._cache.find(request, names)
+            if outputs is not None:
+                reply(Response(self.name, self.version, outputs, identity))
+                return None
+            reply = self._cache.keeping(key, reply)
+        return self._scheduler.submit(call)
 
     def _response(self, identity: str, names: Sequence[str], outputs: Mapping[str, Array]) -> Response | Exception:
         """The outputs that were asked for, under the names that they are served by; an error if one is not there."""
@@ -259,6 +282,17 @@ class Servable:
             f"unexpected shape for input '{spec.name}' for model '{self.name}'. Expected {_dims(spec.shape)}, got"
             f" {_dims(shape)}"
         )
+
+
+def _timed(reply: Callable[[Response | Exception], None], timing: Timing) -> Callable[[Response | Exception], None]:
+    """The reply that tells the response of its timing before it passes it on."""
+
+    def tell(result: Response | Exception) -> None:
+        if isinstance(result, Response):
+            result.parameters = timing.parameters(time.monotonic())
+        reply(result)
+
+    return tell
 
 
 def _limits(config: QueueConfig) -> QueueLimits:

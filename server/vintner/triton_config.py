@@ -50,6 +50,7 @@ SERVED: Final = frozenset(
         "dynamic_batching.default_queue_policy.timeout_action",
         "dynamic_batching.default_queue_policy.default_timeout_microseconds",
         "dynamic_batching.default_queue_policy.allow_timeout_override",
+        "response_cache.enable",
         "optimization.graph.level",
         "optimization.execution_accelerators.cpu_execution_accelerator.name",
     }
@@ -59,7 +60,6 @@ TUNING: Final = frozenset(
         "runtime",
         "metric_tags",
         "model_metrics",
-        "response_cache",
         "input.format",
         "output.label_filename",
         "instance_group.rate_limiter",
@@ -146,6 +146,7 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
         "filename": config.default_model_filename or None,
         "batching": {"enabled": config.HasField("dynamic_batching"), "max_batch_size": config.max_batch_size or None},
         "queue": _queue(config.dynamic_batching),
+        "response_cache": config.response_cache.enable,
         "inputs": _tensors(config.input, batched, reshape),
         "outputs": _tensors(config.output, batched, reshape=False),
         "version_policy": _version_policy(config.version_policy),

@@ -47,6 +47,8 @@ def model_config(servable: Servable) -> pb.ModelConfig:
         message.instance_group.add(name=f"{servable.name}_{number}", kind=kind, count=pool.instances)
     if servable.max_rows > 1:
         message.dynamic_batching.CopyFrom(_dynamic_batching(servable))
+    if servable.caches:
+        message.response_cache.enable = True
     return message
 
 

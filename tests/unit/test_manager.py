@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import pytest
 from fake_backend import FakeBackend, fake_model, write_model
 from vintner.backend import Backends
 from vintner.errors import DeadlineExceeded, InvalidArgument, ModelNotReady, NotFound
-from vintner.manager import Manager
+from vintner.manager import Manager, open_servable
 from vintner.repository import scan
+from vintner.response_cache import ResponseCache
+from vintner.servable import Servable
 from vintner.types import Request, Response, Tensor
 
 WAIT = 10.0
@@ -23,11 +27,11 @@ WAIT = 10.0
 class World:
     """A repository, the in-memory backend, and a manager over both."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, cache: ResponseCache | None = None) -> None:
         self.root = root
         self.backend = FakeBackend()
         self.backends = Backends(made={"fake": self.backend})
-        self.manager = Manager(self.backends)
+        self.manager = Manager(self.backends, cache=cache)
 
     def settle(self) -> Manager:
         """Makes what lies in the repository the wanted state, and waits for it."""
@@ -206,3 +210,84 @@ def test_a_model_that_is_still_loading_says_so(world: World) -> None:
     gate.set()
     assert world.manager.settled.wait(WAIT)
     world.manager.lease("m").release()
+
+
+# -- the response cache ----------------------------------------------------------------------------------------
+
+
+def write_cached(root: Path) -> None:
+    write_model(root / "m" / "1")
+    (root / "m" / "config.yaml").write_text("response_cache: true\n")
+
+
+def ask(servable: Servable, **request: Any) -> Response:
+    """The answer to a request whose input is the same every time."""
+    answers: list[Response | Exception] = []
+    inputs = {"input": Tensor("FP32", np.ones((1, 4), np.float32))}
+    turn = servable.submit(Request("m", "", inputs, **request), answers.append)
+    if turn is not None:
+        turn.run()
+    assert isinstance(answers[0], Response)
+    return answers[0]
+
+
+def asked(world: World, **request: Any) -> Response:
+    servable = world.manager.lease("m")
+    try:
+        return ask(servable, **request)
+    finally:
+        servable.release()
+
+
+def test_what_is_kept_of_a_version_goes_with_it(tmp_path: Path) -> None:
+    cache = ResponseCache(1 << 20)
+    world = World(tmp_path, cache)
+    write_cached(tmp_path)
+    world.settle()
+    assert [asked(world, id=name).id for name in ("a", "b")] == ["a", "b"]
+    assert (world.backend.loaded[0].runs, cache.size[0]) == (1, 1)
+    shutil.rmtree(tmp_path / "m")
+    unloaded = threading.Event()
+    world.manager.subscribe(lambda: unloaded.set() if world.states() == {"m/1": "UNAVAILABLE"} else None)
+    world.settle()
+    assert unloaded.wait(WAIT)
+    assert cache.size == (0, 0)
+
+
+def test_a_version_that_is_loaded_again_answers_nothing_from_its_other_load(tmp_path: Path) -> None:
+    cache, backend = ResponseCache(1 << 20), FakeBackend()
+    backends = Backends(made={"fake": backend})
+    write_cached(tmp_path)
+    source = scan([tmp_path], backends).models["m"]
+    loads = [open_servable(source, 1, backends, 1, None, cache=cache) for _ in range(2)]
+    for servable in (*loads, *loads):
+        assert ask(servable).outputs["output"].array.tolist() == [[2.0] * 4]
+    assert [model.runs for model in backend.loaded] == [1, 1]
+    loads[0].close()
+    ask(loads[1])
+    assert (backend.loaded[1].runs, cache.size[0]) == (1, 1)
+    loads[1].close()
+
+
+def test_a_request_that_would_be_refused_is_refused_also_if_its_answer_is_there(tmp_path: Path) -> None:
+    world = World(tmp_path, ResponseCache(1 << 20))
+    write_cached(tmp_path)
+    world.settle()
+    asked(world)
+    with pytest.raises(InvalidArgument, match="priority"):
+        asked(world, parameters={"priority": -1})
+    world.manager.stop(WAIT)
+
+
+def test_without_memory_for_it_the_opt_in_is_passed_over_with_a_warning(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_cached(world.root)
+    write_model(world.root / "other" / "1")
+    world.settle()
+    asked(world)
+    asked(world)
+    assert world.backend.loaded[0].runs + world.backend.loaded[1].runs == 2
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("model 'm' version 1: response_cache has no effect")

@@ -18,6 +18,7 @@ from vintner.errors import BackendError, Cancelled, DeadlineExceeded, QueueFull,
 from vintner.metrics import SchedulerMetrics
 from vintner.pools import BRIEF, Pool
 from vintner.scheduler import Scheduler
+from vintner.timing import Timing
 from vintner.types import Array, Cancellation
 
 
@@ -560,3 +561,39 @@ def test_executions_rows_and_waits_are_counted(bench: Bench) -> None:
     assert (bench.metrics.executions, bench.metrics.rows.total) == (2, 4)
     assert sum(bench.metrics.wait.counts) == 3
     assert sum(bench.metrics.compute.counts) == 2
+
+
+def test_only_batches_of_several_count_as_assembled_and_split(bench: Bench) -> None:
+    bench.release(3)
+    bench.infer(call(0.0)).result(WAIT)
+    assert sum(bench.metrics.assembly.counts) == 0
+    wait_until(lambda: bench.scheduler.instances == (0, 1))
+    bench.instance.go = threading.Semaphore(0)
+    bench.instance.entered = threading.Semaphore(0)
+    bench.occupy()
+    waiting = [bench.queue(call(1.0)), bench.queue(call(2.0))]
+    bench.release(2)
+    for future in waiting:
+        future.result(WAIT)
+    assert [sum(histogram.counts) for histogram in (bench.metrics.assembly, bench.metrics.split)] == [1, 1]
+    assert bench.metrics.assembly.total > 0
+    assert bench.metrics.split.total > 0
+
+
+def test_a_call_that_asks_is_told_of_its_wait_and_its_batch(bench: Bench) -> None:
+    bench.occupy()
+    asked, unasked, alone = call(1.0, 2.0), call(3.0), call(4.0, signature="another")
+    for each in (asked, alone):
+        each.timing = Timing(0.0)
+    waiting = [bench.queue(each) for each in (asked, unasked, alone)]
+    bench.release(3)
+    for future in waiting:
+        future.result(WAIT)
+    assert unasked.timing is None
+    assert asked.timing is not None
+    assert alone.timing is not None
+    assert (asked.timing.rows, asked.timing.requests) == (3, 2)
+    assert (alone.timing.rows, alone.timing.requests) == (1, 1)
+    assert 0 < asked.timing.queue <= alone.timing.queue
+    assert min(asked.timing.stages) > 0
+    assert (alone.timing.stages[0], alone.timing.stages[2]) == (0.0, 0.0)

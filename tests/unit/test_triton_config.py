@@ -227,6 +227,11 @@ def test_the_graph_level_goes_to_onnx_runtime(read: Read, level: int, name: str)
     assert options == {"graph_optimization": name}
 
 
+@pytest.mark.parametrize(("text", "kept"), [("response_cache { enable: true }", True), ("response_cache { }", False)])
+def test_answers_are_kept_if_the_file_says_so(read: Read, text: str, kept: bool):
+    assert read(text).response_cache is kept
+
+
 def test_a_model_file_may_be_named(read: Read):
     assert read('default_model_filename: "net.onnx"').filename == "net.onnx"
     assert "bare file name" in problem(read, 'default_model_filename: "../net.onnx"')
@@ -261,7 +266,6 @@ def test_a_transaction_policy_that_is_not_decoupled_is_fine(read: Read):
 @pytest.mark.parametrize(
     ("text", "field"),
     [
-        ("response_cache { enable: true }", "response_cache"),
         ("dynamic_batching { max_queue_delay_microseconds: 100 }", "max_queue_delay_microseconds"),
         ("dynamic_batching { preferred_batch_size: [ 4 ] }", "preferred_batch_size"),
         ("instance_group { rate_limiter { priority: 2 } }", "instance_group.rate_limiter"),
