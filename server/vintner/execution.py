@@ -34,8 +34,8 @@ class Execution:
     failure: Exception | None = None
 
 
-def execute(batch: Sequence[Call], instance: Instance) -> Execution:
-    """Runs a batch. Raises nothing."""
+def execute(batch: Sequence[Call], instance: Instance, retry: bool = True) -> Execution:
+    """Runs a batch; with `retry` its members one by one, if it fails. Raises nothing."""
     started = time.monotonic()
     if len(batch) == 1:
         return _one_by_one(batch, instance, started)
@@ -49,6 +49,9 @@ def execute(batch: Sequence[Call], instance: Instance) -> Execution:
             results = _split(outputs, batch)
             return Execution(results, (assembled - started, ran - assembled, time.monotonic() - ran))
     except BaseException as exc:
+        if not retry:
+            failure = _failure(exc)
+            return Execution([failure] * len(batch), (0.0, time.monotonic() - started, 0.0), failure=failure)
         # One request can spoil a batch; the others are not to suffer for it.
         logger.info("a batch of %d requests failed and is run again one by one: %s", len(batch), exc)
         misfit = None

@@ -15,9 +15,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 from vintner import __version__
+from vintner.batching import Reason
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -34,6 +35,8 @@ ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0
 
 MOST_SIZES: Final = 256
 """Batch sizes that are counted apart: clients choose them."""
+
+CUT_REASONS: Final[Sequence[Reason]] = get_args(Reason)
 
 OUTCOMES: Final = (
     "ok", "invalid_argument", "not_found", "too_large", "unsupported", "queue_full", "queue_timeout", "unavailable",
@@ -83,9 +86,9 @@ class Stages:
 
 
 class SchedulerMetrics:
-    """Executions of one model version. `ran` is called under the scheduler's lock."""
+    """Executions of one model version, and why their batches were cut. `ran` is called under the scheduler's lock."""
 
-    __slots__ = ("assembly", "by_rows", "compute", "executions", "last", "requests", "rows", "split", "wait")
+    __slots__ = ("assembly", "by_rows", "compute", "cuts", "executions", "last", "requests", "rows", "split", "wait")
 
     def __init__(self) -> None:
         self.wait = Histogram(SECONDS)
@@ -93,6 +96,7 @@ class SchedulerMetrics:
         self.assembly = Histogram(SECONDS)
         self.split = Histogram(SECONDS)
         self.rows = Histogram(ROWS)
+        self.cuts = dict.fromkeys(CUT_REASONS, 0)
         self.executions = 0
         self.requests = Stages()
         """Each execution counted for each of its requests: what they waited for it."""
@@ -316,6 +320,13 @@ class Registry:
         yield executions
         yield rows
         yield from histograms.values()
+        cuts = CounterMetricFamily(
+            "vintner_batch_cuts", "Batches, by why they held no more.", labels=[*labels, "reason"]
+        )
+        for model in models:
+            for reason, number in model.scheduler.cuts.items():
+                cuts.add_metric([model.model, model.version, reason], number)
+        yield cuts
 
     def _cache(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily

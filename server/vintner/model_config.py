@@ -152,11 +152,26 @@ class Section(BaseModel):
 
 
 class BatchingConfig(Section):
-    """Merging of requests. With `max_batch_size` the first dimension of every tensor is the batch, and a request with
-    more rows is refused; without it batching is derived from a dynamic first dimension."""
+    """Merging of requests. With `max_batch_size` the first dimension of every tensor is the batch; without it batching
+    is derived from a dynamic first dimension. A request with more rows than a batch can have is refused with it, and
+    run alone without it, unless `larger_requests` says otherwise."""
 
     enabled: StrictBool = True
     max_batch_size: Count | None = None
+    preferred_batch_sizes: tuple[Count, ...] = ()
+    max_queue_delay_seconds: Seconds | None = None
+    preserve_order: StrictBool = False
+    larger_requests: Literal["refuse", "run_alone"] | None = None
+    retry_failed: StrictBool = True
+
+    @model_validator(mode="after")
+    def _within_limit(self) -> BatchingConfig:
+        largest = max(self.preferred_batch_sizes, default=0)
+        if self.max_batch_size is not None and largest > self.max_batch_size:
+            raise ValueError(
+                f"preferred_batch_sizes: expected at most the max_batch_size of {self.max_batch_size}, got {largest}"
+            )
+        return self
 
 
 class QueueLevel(Section):

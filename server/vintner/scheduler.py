@@ -27,6 +27,7 @@ from threading import Lock
 from typing import Final
 
 from vintner.alarms import Alarm, AlarmClock
+from vintner.answer_order import AnswerOrder
 from vintner.backend import LoadedModel
 from vintner.batching import BatchQueue, QueueLimits
 from vintner.call import Call, Result, answer
@@ -36,6 +37,7 @@ from vintner.execution import Execution, execute
 from vintner.executor import LeanExecutor
 from vintner.metrics import PoolState, SchedulerMetrics
 from vintner.pools import WEIGHT, Opening, Pool, Pools, Slot
+from vintner.queue_delay import QueueDelay
 from vintner.recovery import Recovery, Sample, sample_of
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,20 @@ class Health:
 
     failures: int = 3
     timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How requests are put together; rows, and seconds. See `BatchQueue` and `QueueDelay`.
+
+    `in_order` gives answers in the order of arrival; `retry` runs the members of a batch that failed one by one.
+    """
+
+    max_rows: int = 1
+    preferred: Sequence[int] = ()
+    longest_delay: float | None = None
+    in_order: bool = False
+    retry: bool = True
 
 
 class Turn:
@@ -130,7 +146,7 @@ class Scheduler:
         self,
         pools: Sequence[Pool],
         *,
-        max_rows: int = 1,
+        batching: Batching | None = None,
         limits: QueueLimits | None = None,
         metrics: SchedulerMetrics | None = None,
         threads: Threads | None = None,
@@ -141,7 +157,12 @@ class Scheduler:
         self._pools = Pools(pools)
         self._health = health or Health()
         self._recovery = Recovery(self)
-        self._queue: BatchQueue[Call] = BatchQueue(limits or QueueLimits(), max_rows)
+        self._batching = batching = batching or Batching()
+        self._queue: BatchQueue[Call] = BatchQueue(limits or QueueLimits(), batching.max_rows, batching.preferred)
+        self._delay: QueueDelay | None = None
+        if batching.longest_delay and batching.max_rows > 1:
+            self._delay = QueueDelay(batching.longest_delay, max(batching.preferred, default=batching.max_rows))
+        self._order = AnswerOrder() if batching.in_order else None
         self._running: set[Call] = set()  # only those that had a deadline when they began
         self._metrics = metrics or SchedulerMetrics()
         self._mean_each = math.inf  # seconds of a run for each request of it; long until it has been measured
@@ -215,6 +236,10 @@ class Scheduler:
             self._expect(call.deadline)
         self._queue.push(call)
         call.state = "queued"
+        if self._order is not None:
+            self._order.expect(call)
+        if self._delay is not None:
+            self._delay.arrived(call.arrived)
         if self._gathering or (slot := self._take(call.arrived)) is None:
             return None
         self._gathering = True
@@ -222,12 +247,23 @@ class Scheduler:
 
     def _take(self, now: float) -> Slot | None:
         """The slot that is to lead what waits, if one is. Needs the lock."""
-        if not self._queue:
+        if not self._queue or (self._delay is not None and self._waits(self._delay, now)):
             return None
         slot = self._pools.take(self._queue.rows, now)
         if slot is None and self._pools.several and self._pools.idle:
             self._expect(now + self._pools.patience(now))
         return slot
+
+    def _waits(self, delay: QueueDelay, now: float) -> bool:
+        """Whether an instance had better wait for more requests. Needs the lock."""
+        if not self._pools.idle:
+            return False
+        oldest = min(call.arrived for call in self._queue)
+        deadline = min((call.deadline for call in self._queue if call.deadline is not None), default=math.inf)
+        until = delay.until(self._queue.rows, oldest, deadline, now)
+        if until is not None:
+            self._expect(until)
+        return until is not None
 
     @property
     def max_rows(self) -> int:
@@ -247,7 +283,7 @@ class Scheduler:
                 self.threads.alarms.cancel(self._alarm)
             ended = self._refuse(Stopping, "the model is being unloaded")
             openings = self._pools.retire()
-        answer(ended)
+        self._answer(ended)
         for opening in openings:
             _close(opening)
 
@@ -265,16 +301,25 @@ class Scheduler:
             self._queue.remove(call)
             ended = self._end(call, error)
         if ended:
-            answer([call])
+            self._answer([call])
 
-    def _end(self, call: Call, result: Result) -> bool:
+    def _end(self, call: Call, result: Result, ran: bool = False) -> bool:
         """Marks a call as done; False if it was. Needs the lock, for many may want to end a call."""
         if call.state == "done":
             return False
+        if self._order is not None and not ran:
+            self._order.leave(call)
         call.state = "done"
         call.result = result
         self._running.discard(call)
         return True
+
+    def _answer(self, ended: Sequence[Call]) -> None:
+        """Tells the owners of calls that have ended, and those who waited for their order. Not to be called under the
+        lock."""
+        answer(ended)
+        if self._order is not None:
+            self._order.answer()
 
     # -- deadlines -------------------------------------------------------------------------------------------
 
@@ -304,7 +349,7 @@ class Scheduler:
             left += [slot.started + limit for slot in self._pools.busy()] if (limit := self._health.timeout) else []
             if left and not self._closed:
                 self._expect(min(left))
-        answer(late)
+        self._answer(late)
         self._resume()
 
     def _postpone(self, call: Call) -> None:
@@ -342,22 +387,23 @@ class Scheduler:
             other = self._take(now)
         if other is not None:
             Turn(self, other).pass_on()
-        answer(expired)
+        self._answer(expired)
         if not batch:
             _close(closing)
             return None
         started = time.monotonic()
-        execution = execute(batch, slot.instance)
+        execution = execute(batch, slot.instance, self._batching.retry)
         if execution.misfit is not None:
             self.serve_unbatched(execution.misfit)
         with self._lock:
             self._count(slot, batch, execution, started)
-            ended = [call for call, result in zip(batch, execution.results, strict=True) if self._end(call, result)]
+            results = zip(batch, execution.results, strict=True)
+            ended = [call for call, result in results if self._end(call, result, ran=True)]
             stay = slot.pool.brief
             following, closing = (None, None) if stay else self._next(slot)
         if following is not None:
             Turn(self, following).pass_on()
-        answer(ended)
+        self._answer([] if self._order else ended)
         if stay:
             with self._lock:
                 following, closing = self._next(slot)
@@ -398,6 +444,8 @@ class Scheduler:
         slot.failures = 0
         if not slot.lost:
             self._pools.measured(slot, taken, rows)
+            if self._delay is not None:
+                self._delay.cost.ran(rows, taken)
         if self.sample is None:
             self.sample = sample_of(batch[0].inputs)
 
@@ -412,8 +460,15 @@ class Scheduler:
                 elif self._end(leader, leader.lateness()):
                     expired.append(leader)
                 continue
-            share = self._pools.share(slot, leader.rows + self._queue.rows) if self._pays(leader) else leader.rows
-            return [leader, *self._queue.cut(leader, now, share)], expired
+            pays = self._pays(leader)
+            share = self._pools.share(slot, leader.rows + self._queue.rows) if pays else leader.rows
+            followers, reason = self._queue.cut(leader, now, share)
+            if reason == "share" and not pays:
+                reason = "large"
+            elif reason == "idle" and self._delay is not None:
+                reason = self._delay.cut()
+            self._metrics.cuts[reason] += 1
+            return [leader, *followers], expired
         return [], expired
 
     def _pays(self, leader: Call) -> bool:
@@ -490,7 +545,7 @@ class Scheduler:
             if self._closed or self._pools.in_service:
                 return
             ended = self._refuse(ModelNotReady, f"no instance of the model is in service: {self._pools.faults}")
-        answer(ended)
+        self._answer(ended)
 
     @property
     def closed(self) -> bool:

@@ -18,11 +18,11 @@ from vintner.batching import QueueLimits
 from vintner.call import Call, Result
 from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
 from vintner.metrics import ModelMetrics, PoolState
-from vintner.model_config import ModelConfig, QueueConfig, TensorConfig
+from vintner.model_config import BatchingConfig, ModelConfig, QueueConfig, TensorConfig
 from vintner.pools import Pool
 from vintner.queue_policy import QueuePolicy
 from vintner.response_cache import ResponseCache
-from vintner.scheduler import Health, Scheduler, Threads, Turn
+from vintner.scheduler import Batching, Health, Scheduler, Threads, Turn
 from vintner.timing import Timing, asks
 from vintner.types import Array, Request, Response, Tensor, TensorSpec
 
@@ -61,11 +61,12 @@ class Servable:
         }
         self._row_limit = config.batching.max_batch_size
         self._batched = self._has_batch_dimension()
+        self._refused_from = self._largest(config.batching)
         self._one_signature = all(-1 not in spec.shape[1:] for spec in self.inputs)
         self.metrics = ModelMetrics(name, self.version, self._gauges, lambda: self.pools)
         self._scheduler = Scheduler(
             pools or [Pool(model.instances, config.device, model.close)],
-            max_rows=self._max_rows(config),
+            batching=_batching(config.batching, self._max_rows(config)),
             limits=_limits(config.queue),
             metrics=self.metrics.scheduler,
             threads=threads,
@@ -118,6 +119,11 @@ class Servable:
         if not self._batched or not config.batching.enabled:
             return 1
         return self._row_limit or DERIVED_BATCH_ROWS
+
+    def _largest(self, config: BatchingConfig) -> int | None:
+        """Rows above which a request is refused."""
+        refuses = config.larger_requests or ("refuse" if self._row_limit is not None else "run_alone")
+        return (self._row_limit or DERIVED_BATCH_ROWS) if refuses == "refuse" and self._batched else None
 
     def _gauges(self) -> Mapping[str, float]:
         requests, size = self._scheduler.queued
@@ -245,16 +251,15 @@ class Servable:
     def _rows(self, arrays: Mapping[str, Array]) -> int:
         extents = {array.shape[0] for array in arrays.values()}
         rows: int = max(extents) if len(extents) > 1 else next(iter(extents))
-        if self._row_limit is not None:
-            if len(extents) > 1:
-                raise InvalidArgument(
-                    f"the inputs of model '{self.name}' differ in batch size ({sorted(extents)}): input batch size does"
-                    " not match other inputs"
-                )
-            if rows > self._row_limit:
-                raise InvalidArgument(
-                    f"inference request batch-size must be <= {self._row_limit} for '{self.name}', got {rows}"
-                )
+        if self._row_limit is not None and len(extents) > 1:
+            raise InvalidArgument(
+                f"the inputs of model '{self.name}' differ in batch size ({sorted(extents)}): input batch size does"
+                " not match other inputs"
+            )
+        if self._refused_from is not None and rows > self._refused_from:
+            raise InvalidArgument(
+                f"inference request batch-size must be <= {self._refused_from} for '{self.name}', got {rows}"
+            )
         return rows
 
     def _signature(self, arrays: Mapping[str, Array]) -> Hashable:
@@ -293,6 +298,16 @@ def _timed(reply: Callable[[Response | Exception], None], timing: Timing) -> Cal
         reply(result)
 
     return tell
+
+
+def _batching(config: BatchingConfig, max_rows: int) -> Batching:
+    return Batching(
+        max_rows,
+        config.preferred_batch_sizes,
+        config.max_queue_delay_seconds,
+        config.preserve_order,
+        config.retry_failed,
+    )
 
 
 def _limits(config: QueueConfig) -> QueueLimits:

@@ -43,6 +43,9 @@ SERVED: Final = frozenset(
         "instance_group.kind",
         "instance_group.count",
         "instance_group.gpus",
+        "dynamic_batching.preferred_batch_size",
+        "dynamic_batching.max_queue_delay_microseconds",
+        "dynamic_batching.preserve_ordering",
         "dynamic_batching.priority_levels",
         "dynamic_batching.default_priority_level",
         "dynamic_batching.priority_queue_policy",
@@ -66,9 +69,6 @@ TUNING: Final = frozenset(
         "instance_group.secondary_devices",
         "instance_group.profile",
         "instance_group.host_policy",
-        "dynamic_batching.preferred_batch_size",
-        "dynamic_batching.max_queue_delay_microseconds",
-        "dynamic_batching.preserve_ordering",
         "optimization.priority",
         "optimization.cuda",
         "optimization.execution_accelerators.cpu_execution_accelerator.parameters",
@@ -144,7 +144,7 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
         "name": config.name or None,
         "backend": backend,
         "filename": config.default_model_filename or None,
-        "batching": {"enabled": config.HasField("dynamic_batching"), "max_batch_size": config.max_batch_size or None},
+        "batching": _batching(config),
         "queue": _queue(config.dynamic_batching),
         "response_cache": config.response_cache.enable,
         "inputs": _tensors(config.input, batched, reshape),
@@ -154,6 +154,17 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
         "backend_options": {"graph_optimization": level} if level else None,
         **_instances(config.instance_group),
         **_parameters(parameters, path),
+    }
+
+
+def _batching(config: model_config_pb2.ModelConfig) -> dict[str, Any]:
+    batching = config.dynamic_batching
+    return {
+        "enabled": config.HasField("dynamic_batching"),
+        "max_batch_size": config.max_batch_size or None,
+        "preferred_batch_sizes": list(batching.preferred_batch_size) or None,
+        "max_queue_delay_seconds": batching.max_queue_delay_microseconds / 1e6 or None,
+        "preserve_order": batching.preserve_ordering or None,
     }
 
 

@@ -90,6 +90,10 @@ def _dynamic_batching(servable: Servable) -> pb.ModelDynamicBatching:
         default_priority_level=queue.default_level if levels > 1 else 0,
         default_queue_policy=_policy(queue.max_requests, queue.timeout_seconds, queue.timeout_action),
     )
+    batching = servable.config.batching
+    message.preferred_batch_size.extend(batching.preferred_batch_sizes)
+    message.max_queue_delay_microseconds = round((batching.max_queue_delay_seconds or 0) * 1e6)
+    message.preserve_ordering = batching.preserve_order
     message.default_queue_policy.allow_timeout_override = queue.timeout_override
     for level, own in queue.levels.items():
         policy = _policy(own.max_requests, own.timeout_seconds, own.timeout_action)

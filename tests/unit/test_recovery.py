@@ -12,7 +12,7 @@ from scheduler_calls import WAIT, Asked, call, infer, wait_until
 from vintner import recovery
 from vintner.errors import BackendError, DeadlineExceeded, ModelNotReady
 from vintner.pools import Pool
-from vintner.scheduler import Health, Scheduler
+from vintner.scheduler import Batching, Health, Scheduler
 from vintner.types import Array, TensorSpec
 
 
@@ -61,7 +61,7 @@ class Shop:
         self.spoil: Callable[[Model], None] = lambda model: None
         first = self.models[0]
         self.pool = Pool(first.instances, "CPU", first.close, self.reopen)
-        self.scheduler = Scheduler([self.pool, *others], max_rows=4, health=health)
+        self.scheduler = Scheduler([self.pool, *others], batching=Batching(4), health=health)
 
     @property
     def machine(self) -> Machine:

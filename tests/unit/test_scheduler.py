@@ -17,7 +17,7 @@ from vintner.call import Call, Result
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, QueueFull, QueueTimeout, Stopping
 from vintner.metrics import SchedulerMetrics
 from vintner.pools import BRIEF, Pool
-from vintner.scheduler import Scheduler
+from vintner.scheduler import Batching, Scheduler
 from vintner.timing import Timing
 from vintner.types import Array, Cancellation
 
@@ -52,7 +52,8 @@ class Bench:
     def __init__(self, **options: Any) -> None:
         self.instance = Gated()
         self.metrics = SchedulerMetrics()
-        self.scheduler = Scheduler([Pool([self.instance])], metrics=self.metrics, **{"max_rows": 8, **options})
+        options = {"batching": Batching(8), **options}
+        self.scheduler = Scheduler([Pool([self.instance])], metrics=self.metrics, **options)
         self._threads = ThreadPoolExecutor(64)
 
     def infer(self, request: Asked) -> Future[list[float]]:
@@ -189,7 +190,7 @@ def test_longer_work_goes_on_in_another_thread_before_the_answers_are_given() ->
 
 def test_idle_instances_share_what_waits() -> None:
     instances = [Gated(), Gated()]
-    scheduler = Scheduler([Pool(instances)], max_rows=8)
+    scheduler = Scheduler([Pool(instances)], batching=Batching(8))
     calls = [call(float(i)) for i in range(4)]
     turn = scheduler.submit(calls[0])
     assert turn
@@ -226,7 +227,7 @@ def test_whatever_a_backend_raises_every_request_is_answered_and_the_instance_st
         def run(self, inputs: Mapping[str, Array]) -> Any:
             raise error
 
-    scheduler = Scheduler([Pool([Raising()])], max_rows=8)
+    scheduler = Scheduler([Pool([Raising()])], batching=Batching(8))
     calls = [call(1.0), call(2.0)]
     turn = scheduler.submit(calls[0])
     assert turn
@@ -243,7 +244,7 @@ def test_outputs_that_are_none_are_passed_on_one_by_one() -> None:
         def run(self, inputs: Mapping[str, Array]) -> Any:
             return None
 
-    scheduler = Scheduler([Pool([Broken()])], max_rows=8)
+    scheduler = Scheduler([Pool([Broken()])], batching=Batching(8))
     calls, results = [call(1.0), call(2.0)], []
     for each in calls:
         each.done = results.append
@@ -341,7 +342,7 @@ def test_the_nth_failing_run_leaves_nothing_behind() -> None:
         instance = Gated(open_gate=True)
         runs = iter(range(1, 100))
         instance.fail = lambda x, n=failing, runs=runs: RuntimeError("boom") if next(runs) == n else None
-        scheduler = Scheduler([Pool([instance])], max_rows=4)
+        scheduler = Scheduler([Pool([instance])], batching=Batching(4))
         outcomes = []
         for value in range(5):
             try:
@@ -523,7 +524,7 @@ def test_a_model_whose_outputs_lack_the_batch_is_served_unbatched_and_right() ->
             return {"y": inputs["x"].sum(axis=0, keepdims=True)}
 
     instance = Summing()
-    scheduler = Scheduler([Pool([instance])], max_rows=8)
+    scheduler = Scheduler([Pool([instance])], batching=Batching(8))
     with ThreadPoolExecutor(4) as threads:
         futures = [threads.submit(infer, scheduler, call(0.0))]
         assert instance.entered.wait(WAIT)
@@ -537,7 +538,7 @@ def test_a_model_whose_outputs_lack_the_batch_is_served_unbatched_and_right() ->
 
 def test_many_threads_get_their_own_rows_from_several_instances() -> None:
     instances = [Gated(open_gate=True) for _ in range(3)]
-    scheduler = Scheduler([Pool(instances)], max_rows=8)
+    scheduler = Scheduler([Pool(instances)], batching=Batching(8))
 
     def one(number: int) -> bool:
         values = [float(number * 10 + k) for k in range(1 + number % 3)]
@@ -597,3 +598,73 @@ def test_a_call_that_asks_is_told_of_its_wait_and_its_batch(bench: Bench) -> Non
     assert 0 < asked.timing.queue <= alone.timing.queue
     assert min(asked.timing.stages) > 0
     assert (alone.timing.stages[0], alone.timing.stages[2]) == (0.0, 0.0)
+
+
+def test_answers_come_in_the_order_of_arrival_if_the_model_asks_for_it() -> None:
+    slow, quick = Gated(), Gated(open_gate=True)
+    scheduler = Scheduler([Pool([quick, slow])], batching=Batching(1, in_order=True))
+    order: list[int] = []
+    requests = [call(float(number)) for number in range(4)]
+    for number, request in enumerate(requests):
+        request.future.add_done_callback(lambda _, number=number: order.append(number))
+    held = scheduler.submit(requests[0])
+    assert held is not None
+    thread = threading.Thread(target=held.run)
+    thread.start()
+    assert slow.entered.acquire(timeout=WAIT)
+    for request in requests[1:]:
+        turn = scheduler.submit(request)
+        assert turn is not None
+        turn.run()
+    assert quick.batches == [[1.0], [2.0], [3.0]], "they ran"
+    assert order == []
+    slow.go.release()
+    thread.join(WAIT)
+    assert [request.future.result(WAIT) for request in requests] == [[0.0], [2.0], [4.0], [6.0]]
+    assert order == [0, 1, 2, 3]
+
+
+def test_a_request_that_leaves_the_queue_holds_up_no_answers() -> None:
+    bench = Bench(batching=Batching(1, in_order=True))
+    running = bench.occupy()
+    cancellation = Cancellation()
+    gone = bench.queue(call(1.0, cancellation=cancellation))
+    last = bench.queue(call(2.0))
+    cancellation.cancel()
+    with pytest.raises(Cancelled):
+        gone.result(WAIT)
+    bench.release(2)
+    assert running.result(WAIT) == [0.0]
+    assert last.result(WAIT) == [4.0]
+
+
+def test_a_failed_batch_is_not_run_again_if_the_model_says_so() -> None:
+    bench = Bench(batching=Batching(8, retry=False))
+    running = bench.occupy()
+    members = [bench.queue(call(float(value))) for value in (1, 2)]
+    bench.instance.fail = lambda x: BackendError("poison") if 2.0 in x else None
+    bench.release(2)
+    assert running.result(WAIT) == [0.0]
+    for member in members:
+        with pytest.raises(BackendError, match="poison"):
+            member.result(WAIT)
+    assert bench.instance.batches == [[0.0], [1.0, 2.0]]
+
+
+def test_an_idle_instance_waits_for_more_where_that_pays_and_no_longer() -> None:
+    bench = Bench(batching=Batching(4, longest_delay=WAIT))
+    for _ in range(3):  # runs that take a while, and requests at once behind them
+        running = bench.occupy()
+        others = [bench.queue(call(1.0)) for _ in range(4)]
+        threading.Event().wait(0.1)
+        bench.release(2)
+        for future in (running, *others):
+            future.result(WAIT)
+        assert bench.instance.entered.acquire(timeout=WAIT)
+    wait_until(lambda: bench.scheduler.instances == (0, 1))
+    bench.instance.batches.clear()
+    bench.release(2)
+    futures = [bench.infer(call(float(value))) for value in range(2)]
+    assert [future.result(WAIT) for future in futures] == [[0.0], [2.0]]
+    assert bench.instance.batches == [[0.0, 1.0]], "nobody led before the second"
+    assert bench.metrics.cuts["delay"] == 1

@@ -259,6 +259,16 @@ def test_what_would_change_answers_and_is_not_served_is_refused_by_name(read: Re
     assert problem(read, text) == f"config.pbtxt: {field}: not served here"
 
 
+def test_a_dynamic_batcher_is_taken_over(read: Read):
+    batching = read(
+        "max_batch_size: 8 dynamic_batching {"
+        " preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 100 preserve_ordering: true }"
+    ).batching
+    assert batching.preferred_batch_sizes == (4, 8)
+    assert batching.max_queue_delay_seconds == pytest.approx(1e-4)
+    assert batching.preserve_order
+
+
 def test_a_transaction_policy_that_is_not_decoupled_is_fine(read: Read):
     assert read("model_transaction_policy { decoupled: false }") == read("")
 
@@ -266,8 +276,6 @@ def test_a_transaction_policy_that_is_not_decoupled_is_fine(read: Read):
 @pytest.mark.parametrize(
     ("text", "field"),
     [
-        ("dynamic_batching { max_queue_delay_microseconds: 100 }", "max_queue_delay_microseconds"),
-        ("dynamic_batching { preferred_batch_size: [ 4 ] }", "preferred_batch_size"),
         ("instance_group { rate_limiter { priority: 2 } }", "instance_group.rate_limiter"),
         ("output { name: 'y' label_filename: 'labels.txt' }", "output.label_filename"),
         (
