@@ -21,6 +21,7 @@ from vintner.backend import Backends
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound, OperatorError, nearest
 from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
+from vintner.model_shapes import open_model
 from vintner.repository import ModelSource, Scan, find_model, load_spec
 from vintner.scheduler import Threads
 from vintner.servable import Servable
@@ -60,7 +61,8 @@ def open_servable(
     Raises OperatorError with the reason if it cannot be loaded, contradicts its configuration, or fails to warm up.
     """
     backend, path = find_model(source, version, backends)
-    model = backends.get(backend).load(load_spec(source, version, path, cores, cache_dir))
+    spec = load_spec(source, version, path, cores, cache_dir)
+    model = open_model(backends.get(backend).load, spec, source.config, source.root / DIRECTORY)
     try:
         servable = Servable(source.name, version, model, source.config, threads, backend)
         misfit = warm_up(model, source.config.warmup, source.root / DIRECTORY)

@@ -151,10 +151,28 @@ class Section(BaseModel):
 
 class BatchingConfig(Section):
     """Merging of requests. With `max_batch_size` the first dimension of every tensor is the batch, and a request with
-    more rows is refused; without it batching is derived from a dynamic first dimension."""
+    more rows is refused; without it batching is derived from a dynamic first dimension. The model is compiled for each
+    of `compiled_sizes`, and batches are padded to them; the largest is then the limit."""
 
     enabled: StrictBool = True
     max_batch_size: Count | None = None
+    compiled_sizes: tuple[Count, ...] = ()
+
+    @property
+    def row_limit(self) -> int | None:
+        """Rows that a request may have at most; None leaves it to the model."""
+        return self.max_batch_size or max(self.compiled_sizes, default=None)
+
+    @model_validator(mode="after")
+    def _ascending_sizes(self) -> BatchingConfig:
+        sizes = self.compiled_sizes
+        if list(sizes) != sorted(set(sizes)):
+            raise ValueError(f"compiled_sizes: expected sizes that ascend, got {list(sizes)}")
+        if sizes and (self.max_batch_size or 0) > sizes[-1]:
+            raise ValueError(
+                f"max_batch_size: expected at most the largest compiled size, {sizes[-1]}, got {self.max_batch_size}"
+            )
+        return self
 
 
 class QueueLevel(Section):

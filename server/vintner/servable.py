@@ -52,7 +52,7 @@ class Servable:
         self._outputs = {
             spec.name: (own.name, spec.datatype) for own, spec in zip(model.outputs, self.outputs, strict=True)
         }
-        self._row_limit = config.batching.max_batch_size
+        self._row_limit = config.batching.row_limit
         self._batched = self._has_batch_dimension()
         self.max_rows = self._max_rows(config)
         self._one_signature = all(-1 not in spec.shape[1:] for spec in self.inputs)

@@ -30,7 +30,7 @@ WIDE: Final = frozenset(_wide(pb.DESCRIPTOR.message_types_by_name.values()))
 
 def model_config(servable: Servable) -> pb.ModelConfig:
     config = servable.config
-    limit = config.batching.max_batch_size or 0
+    limit = config.batching.row_limit or 0
     message = pb.ModelConfig(
         name=servable.name,
         platform=servable.platform,
