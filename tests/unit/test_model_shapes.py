@@ -95,6 +95,11 @@ def raising(error: Exception) -> Function:
     return run
 
 
+def by_turns() -> Function:
+    turn = count()
+    return lambda x: x * next(turn)
+
+
 def rounded_to_bf16(x: Array) -> Array:
     return bf16_to_fp32(fp32_to_bf16(x * 3))
 
@@ -130,7 +135,7 @@ DEPENDENT: Mapping[str, tuple[Loader, str]] = {
     "infinity": (Loader(lambda x: x * np.inf), "differs by nan"),
     "other rows than went in": (Loader(np.tanh, lambda x: x[:1]), r"has \[2, 4\] for 3 rows and one"),
     "a lone row": (Loader(np.tanh, lambda x: np.tanh(x) + (len(x) == 1)), "differs by"),
-    "the state of the last run": (Loader(lambda x, turn=count(): x * next(turn)), "differs by"),
+    "the state of the last run": (Loader(by_turns()), "differs by"),
     "an output that stays at 1": (Loader(np.tanh, becomes=(1, COLUMNS)), r"'y' has shape \[1, 4\], not \[-1, 4\]"),
     "an output that opens up": (Loader(np.tanh, becomes=(-1, -1)), r"'y' has shape \[-1, -1\], not \[-1, 4\]"),
     "a backend that cannot": (Loader(np.tanh, failure=LoadError("cannot reshape")), "cannot reshape"),
