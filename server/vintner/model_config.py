@@ -222,6 +222,25 @@ class InputConfig(TensorConfig):
     """An input may be given another shape before the model is compiled; -1 is a dynamic extent."""
 
     shape: Shape | None = None
+    ragged: StrictBool = False
+    """Rows may differ in shape; the model takes their elements end to end."""
+
+
+BatchInputKind = Literal[
+    "element_count",
+    "accumulated_element_count",
+    "accumulated_element_count_with_zero",
+    "max_element_count_as_shape",
+    "item_shape",
+    "item_shape_flatten",
+]
+
+
+class BatchInputConfig(Section):
+    """An input that is computed from the batch and no part of requests: what of a ragged input's rows it holds."""
+
+    kind: BatchInputKind
+    source: Name
 
 
 class WarmupInput(Section):
@@ -258,9 +277,20 @@ class ModelConfig(Section):
     queue: QueueConfig = QueueConfig()
     inputs: Annotated[Mapping[str, InputConfig], BeforeValidator(_by_tensor)] = {}
     outputs: Annotated[Mapping[str, TensorConfig], BeforeValidator(_by_tensor)] = {}
+    batch_inputs: Annotated[Mapping[str, BatchInputConfig], BeforeValidator(_by_tensor)] = {}
     warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()
     version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()
     backend_options: Mapping[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _ragged_sources(self) -> ModelConfig:
+        ragged = [name for name, given in self.inputs.items() if given.ragged]
+        for name, computed in self.batch_inputs.items():
+            if name in self.inputs:
+                raise ValueError(f"batch_inputs.{name}: it is among the inputs too; a computed one is not served")
+            if computed.source not in ragged:
+                raise ValueError(f"batch_inputs.{name}.source: '{computed.source}' is no ragged input")
+        return self
 
     @model_validator(mode="after")
     def _distinct_names(self) -> ModelConfig:

@@ -1,9 +1,9 @@
 """Opens a model with the shapes that it is served with, whatever shapes it comes with.
 
-Three ways: as it is; compiled for the sizes that the configuration lists, and padded to them; or, where each of its
-tensors has a static first dimension of 1, with that made dynamic, if this is seen to change no answer. Knows backends
-only by the function that loads. Invariant: of the models that were loaded on the way, those that are not returned are
-closed.
+Four ways: as it is; with ragged inputs; compiled for the sizes that the configuration lists, and padded to them; or,
+where each of its tensors has a static first dimension of 1, with that made dynamic, if this is seen to change no
+answer. Knows backends only by the function that loads. Invariant: of the models that were loaded on the way, those that
+are not returned are closed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from vintner.backend import LoadedModel, LoadSpec
 from vintner.errors import LoadError, VintnerError
 from vintner.model_config import ModelConfig
 from vintner.padding import Load, load_sizes
+from vintner.ragged import RaggedModel
 from vintner.row_independence import find_dependence, sample_rows
 from vintner.types import TensorSpec
 
@@ -30,6 +31,8 @@ def open_model(load: Load, spec: LoadSpec, config: ModelConfig, directory: Path)
 
     Raises LoadError as `load` does, and if the model cannot be batched as the configuration demands.
     """
+    if any(given.ragged for given in config.inputs.values()):
+        return _ragged(load(spec), config)
     if config.batching.compiled_sizes:
         return load_sizes(load, spec, config.batching.compiled_sizes)
     static = load(spec)
@@ -49,6 +52,16 @@ def open_model(load: Load, spec: LoadSpec, config: ModelConfig, directory: Path)
     _discard(static)
     logger.info("%s has a static batch of 1, and is served with a dynamic one: its rows are independent", spec.path)
     return dynamic
+
+
+def _ragged(model: LoadedModel, config: ModelConfig) -> LoadedModel:
+    try:
+        if config.batching.compiled_sizes:
+            raise LoadError("a model with ragged inputs cannot have compiled_sizes: its elements are not padded")
+        return RaggedModel(model, config)
+    except BaseException:
+        _discard(model)
+        raise
 
 
 def _worth_trying(model: LoadedModel, spec: LoadSpec, config: ModelConfig) -> bool:

@@ -20,6 +20,7 @@ from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
 from vintner.metrics import ModelMetrics
 from vintner.model_config import ModelConfig, QueueConfig, TensorConfig
 from vintner.queue_policy import QueuePolicy
+from vintner.ragged import boxed
 from vintner.scheduler import Scheduler, Threads, Turn
 from vintner.types import Array, Request, Response, Tensor, TensorSpec
 
@@ -55,6 +56,7 @@ class Servable:
         self._row_limit = config.batching.row_limit
         self._batched = self._has_batch_dimension()
         self.max_rows = self._max_rows(config)
+        self._ragged = [own for own, given in config.inputs.items() if given.ragged]
         self._one_signature = all(-1 not in spec.shape[1:] for spec in self.inputs)
         self.metrics = ModelMetrics(name, self.version, self._gauges)
         self._scheduler = Scheduler(
@@ -189,6 +191,8 @@ class Servable:
                 raise self._wrong_shape(spec, array.shape)
             arrays[own] = array
             size += tensor.nbytes
+        for own in self._ragged:
+            arrays[own] = boxed(arrays[own])
         rows = self._rows(arrays) if self._batched else 1
         place = self._policy.place(request.parameters) if request.parameters else self._policy.usual
         return Call(

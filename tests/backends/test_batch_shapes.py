@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import pytest
-from model_builders import onnx_doubling, openvino_doubling, openvino_parameter, openvino_result, save_openvino
+from model_builders import (
+    onnx_doubling,
+    onnx_row_sums,
+    openvino_doubling,
+    openvino_parameter,
+    openvino_result,
+    save_openvino,
+)
 from openvino import opset15
 from vintner.backend import Backend, LoadedModel, LoadSpec
 from vintner.errors import LoadError
@@ -174,3 +181,21 @@ def test_onnx_runtime_leaves_a_static_batch_alone(tmp_path: Path, caplog: pytest
     assert model.inputs[0].shape == (1, COLUMNS)
     assert "ONNX Runtime cannot make a static dimension dynamic" in caplog.text
     assert_doubles(model, 1)
+
+
+# -- ragged inputs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", [OpenVINOBackend, OnnxRuntimeBackend])
+def test_rows_of_different_lengths_are_given_to_a_real_model_end_to_end(tmp_path: Path, backend: Any) -> None:
+    document = {
+        "inputs": {"tokens": {"ragged": True}},
+        "batch_inputs": {"ends": {"kind": "accumulated_element_count", "source": "tokens"}},
+    }
+    model = opened(backend(), onnx_row_sums(tmp_path), document)
+    assert [(spec.name, spec.shape) for spec in model.inputs] == [("tokens", (-1, -1))]
+    rows = np.empty(3, np.object_)
+    rows[:] = [np.float32([1, 2, 3]), np.float32([4]), np.float32([5, 6])]
+    for _ in range(2):
+        assert model.instances[0].run({"tokens": rows})["sums"].tolist() == [6, 4, 11]
+        assert model.instances[0].run({"tokens": np.float32([[7, 8]])})["sums"].tolist() == [15]

@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from model_builders import onnx_doubling, openvino_doubling, openvino_heavy
+from model_builders import onnx_doubling, onnx_row_sums, openvino_doubling, openvino_heavy
 from running_server import RunningServer, start_server
 from tritonclient.utils import InferenceServerException
 
+RAGGED = """
+backend: "onnxruntime" max_batch_size: 32 dynamic_batching { } instance_group { count: 1 kind: KIND_CPU }
+input { name: "tokens" data_type: TYPE_FP32 dims: [ -1 ] allow_ragged_batch: true }
+batch_input { kind: BATCH_ACCUMULATED_ELEMENT_COUNT target_name: "ends" data_type: TYPE_INT64 source_input: "tokens" }
+output { name: "sums" data_type: TYPE_FP32 dims: [ ] }
+"""
 COLUMNS = 6
 LARGEST = {"sized": 8, "four": 4, "one_row": 64}
 CLIENTS, REQUESTS = 8, 15
@@ -30,6 +36,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     openvino_heavy(root / "heavy" / "1", width=8, layers=2)
     openvino_doubling(root / "left_alone" / "1", shape=(1, COLUMNS))
     (root / "left_alone" / "config.yaml").write_text("batching: false")
+    onnx_row_sums(root / "ragged" / "1")
+    (root / "ragged" / "config.pbtxt").write_text(RAGGED)
     running = start_server(root, root.parent / "shapes.log")
     assert running.ready, running.log.read_text()
     yield running
@@ -43,10 +51,10 @@ def client(server: RunningServer, number: int) -> tuple[Any, Any]:
     return triton_http, triton_http.InferenceServerClient(server.http)
 
 
-def infer(triton: Any, connection: Any, model: str, array: Any) -> Any:
-    given = triton.InferInput("input", list(array.shape), "FP32")
+def infer(triton: Any, connection: Any, model: str, array: Any, names: tuple[str, str] = ("input", "output")) -> Any:
+    given = triton.InferInput(names[0], list(array.shape), "FP32")
     given.set_data_from_numpy(array)
-    return connection.infer(model, [given]).as_numpy("output")
+    return connection.infer(model, [given]).as_numpy(names[1])
 
 
 @pytest.mark.parametrize("model", sorted(LARGEST))
@@ -93,4 +101,30 @@ def test_a_network_of_one_row_answers_many_as_it_answers_each(server: RunningSer
     images = np.random.default_rng(0).random((4, 8, 56, 56), np.float32)
     alone = [infer(triton, connection, "heavy", image[None]) for image in images]
     np.testing.assert_allclose(infer(triton, connection, "heavy", images), np.concatenate(alone), atol=0.02)
+    connection.close()
+
+
+def test_rows_of_different_lengths_share_batches(server: RunningServer) -> None:
+    """With whole numbers, which FP32 adds up exactly, so that the sums do not tell how they were batched."""
+
+    def send(number: int) -> None:
+        triton, connection = client(server, number)
+        for request in range(4 * REQUESTS):
+            array = np.random.default_rng((number, request)).integers(
+                0, 9, (1 + request % 2, 1 + (number + request) % 7)
+            )
+            sums = infer(triton, connection, "ragged", array.astype(np.float32), ("tokens", "sums"))
+            assert sums.tolist() == array.sum(1).tolist()
+        connection.close()
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for sent in [pool.submit(send, number) for number in range(CLIENTS)]:
+            sent.result()
+    sent_requests = CLIENTS * 4 * REQUESTS
+    assert server.counter("vintner_requests_total", model="ragged", outcome="ok") == sent_requests
+    assert server.counter("vintner_executions_total", model="ragged") < sent_requests
+    _, connection = client(server, 1)
+    config = connection.get_model_config("ragged").config
+    assert (config.input[0].allow_ragged_batch, list(config.input[0].dims)) == (True, [-1])
+    assert [list(computed.target_name) for computed in config.batch_input] == [["ends"]]
     connection.close()
