@@ -24,7 +24,7 @@ from vintner.backend import Backend, LoadedModel, LoadSpec
 from vintner.errors import LoadError
 from vintner.model_config import parse_model_config
 from vintner.model_shapes import open_model
-from vintner.types import Array
+from vintner.types import DTYPES, Array
 from vintner_backends.onnxruntime import OnnxRuntimeBackend
 from vintner_backends.openvino import OpenVINOBackend
 
@@ -141,6 +141,12 @@ def test_openvino_serves_a_network_of_one_row_with_a_dynamic_batch(tmp_path: Pat
     alone = [static.instances[0].run({"input": image[None]})["output"] for image in images]
     [together] = dynamic.instances[0].run({"input": images}).values()
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-6 if precision == "f32" else 0.02)
+
+
+@pytest.mark.parametrize("datatype", sorted(DTYPES))
+def test_openvino_frees_the_one_row_of_every_datatype(tmp_path: Path, datatype: str) -> None:
+    model = opened(OpenVINOBackend(), openvino_doubling(tmp_path, datatype, (1, COLUMNS)))
+    assert model.inputs[0].shape == model.outputs[0].shape == (-1, COLUMNS)
 
 
 DEPENDENT: Mapping[str, tuple[Callable[[ov.Node], ov.Node], str]] = {

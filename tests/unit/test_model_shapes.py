@@ -170,6 +170,15 @@ def test_as_much_difference_is_borne_as_the_precision_makes(noise: float, precis
     assert served_dynamic(Loader(lambda x: x, noisy(noise)), precision=precision) == dynamic
 
 
+def test_made_rows_are_told_apart_by_a_model_that_averages_noise_away() -> None:
+    many = 10_000
+
+    def mean(x: Array) -> Array:
+        return np.repeat(x.mean(1, keepdims=True), many, 1)
+
+    assert served_dynamic(Loader(mean, lambda x: mean(x) + 0.003, shape=(1, many), becomes=(-1, many)))
+
+
 def test_a_difference_as_large_as_that_between_rows_is_not_put_down_to_precision() -> None:
     """The rows are within a hundredth of each other here, so a hundredth may be one row in the place of another."""
     assert not served_dynamic(Loader(lambda x: 1 + x / 100, lambda x: 1 + x[:1] / 100 + 0 * x))
