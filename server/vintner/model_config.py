@@ -153,9 +153,9 @@ class Section(BaseModel):
 
 class BatchingConfig(Section):
     """Merging of requests. With `max_batch_size` the first dimension of every tensor is the batch; without it batching
-    is derived from a dynamic first dimension. The model is compiled for each of `compiled_sizes`, and batches are padded
-    to them; the largest is then the limit. A request with more rows than a limit that is set is refused, and run alone
-    without one, unless `larger_requests` says otherwise."""
+    is derived from a dynamic first dimension. The model is compiled for each of `compiled_sizes`, and batches are
+    padded to them; the largest is then the limit. A request with more rows than a limit that is set is refused, and
+    run alone without one, unless `larger_requests` says otherwise."""
 
     enabled: StrictBool = True
     max_batch_size: Count | None = None
