@@ -31,10 +31,10 @@ AGEING: Final = 5.0
 """Seconds that a request of one level lets newer ones of the level above go first."""
 
 
-Reason = Literal["unbatched", "large", "full", "share", "shape", "delay", "deadline", "idle"]
-"""Why a batch holds no more: the model is not batched; its first request is dearer to stack than to run; nothing more
-fits, or it has a preferred size; idle instances take the rest; what else waits has another signature; more was waited
-for, as long as is allowed, or until a deadline came near; an instance was idle, and nothing else waited."""
+Reason = Literal["unbatched", "no_gain", "full", "share", "shape", "delay", "deadline", "idle"]
+"""Why a batch holds no more: the model is not batched; requests alone are run as fast; nothing more fits, or it has a
+preferred size; idle instances take the rest; what else waits has another signature; more was waited for, as long as is
+allowed, or until a deadline came near; an instance was idle, and nothing else waited."""
 
 
 class Pending:
@@ -159,6 +159,11 @@ class BatchQueue(Generic[PendingT]):
         self.bytes -= item.size
         self.rows -= item.rows
         return True
+
+    @property
+    def head(self) -> PendingT:
+        """The request that is due first. The queue must not be empty."""
+        return self._order[0][2]
 
     def pop(self, ahead: int = 0) -> PendingT | None:
         """Takes out the request that leads the next batch; the first that is due behind `ahead` rows, if there is

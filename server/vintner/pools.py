@@ -13,10 +13,11 @@ of a pool's newest opening are in service.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Final
 
 from vintner.backend import Instance, LoadedModel
+from vintner.gains import RunCosts
 from vintner.metrics import PoolState
 
 BRIEF: Final = 1e-3
@@ -104,6 +105,8 @@ class Pool:
         """Seconds of a run; long until it has been measured."""
         self.rows = 1.0
         """Rows of a run."""
+        self.costs = RunCosts()
+        """Of runs that are not brief."""
         self.brief = False
         """Whether passing a run to another thread does not pay."""
         self.fault = ""
@@ -129,9 +132,11 @@ class Pool:
         """Rows that an instance does in a second, or 0 if that is not known."""
         return self.rows / self.mean if self.mean else 0.0
 
-    def measured(self, seconds: float, rows: int) -> None:
+    def measured(self, seconds: float, rows: int, signature: Hashable = None) -> None:
         """Takes in a run that succeeded."""
         self.runs += 1
+        if not self.brief:
+            self.costs[signature].ran(rows, seconds)
         if self.runs <= TRIALS:
             self.mean = min(self.mean, seconds)
             self.rows = float(rows)
@@ -166,6 +171,10 @@ class Pools:
     @property
     def brief(self) -> bool:
         return all(pool.brief for pool in self._pools) if self._only is None else self._only.brief
+
+    @property
+    def fastest(self) -> Pool:
+        return min(self._pools, key=lambda pool: pool.expected)
 
     @property
     def idle(self) -> int:
@@ -256,9 +265,9 @@ class Pools:
             others += slots * (pool.rate / own if own and pool.rate else 1.0)
         return math.ceil(rows / (others + 1)) if others else None
 
-    def measured(self, slot: Slot, seconds: float, rows: int) -> None:
+    def measured(self, slot: Slot, seconds: float, rows: int, signature: Hashable = None) -> None:
         """Takes in a run that succeeded."""
-        slot.pool.measured(seconds, rows)
+        slot.pool.measured(seconds, rows, signature)
         if self._only is None:
             for pool in self._pools:
                 if pool is not slot.pool:

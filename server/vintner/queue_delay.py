@@ -16,38 +16,10 @@ import math
 from typing import Final
 
 from vintner.batching import Reason
+from vintner.gains import RunCost
 
 WEIGHT: Final = 0.1
-"""Of the newest arrival and the newest run in the means."""
-
-
-class RunCost:
-    """A line through measured runs: seconds by rows, by least squares over the recent ones."""
-
-    def __init__(self) -> None:
-        self._runs = 0
-        self._rows = self._seconds = self._rows_rows = self._rows_seconds = 0.0
-
-    def ran(self, rows: int, seconds: float) -> None:
-        self._runs += 1
-        weight = max(WEIGHT, 1 / self._runs)
-        self._rows += weight * (rows - self._rows)
-        self._seconds += weight * (seconds - self._seconds)
-        self._rows_rows += weight * (rows * rows - self._rows_rows)
-        self._rows_seconds += weight * (rows * seconds - self._rows_seconds)
-
-    @property
-    def each(self) -> float:
-        """Seconds by which a row makes a run longer; 0 as long as all runs had as many rows."""
-        spread = self._rows_rows - self._rows * self._rows
-        if spread < 1e-6:
-            return 0.0
-        return max(0.0, (self._rows_seconds - self._rows * self._seconds) / spread)
-
-    @property
-    def fixed(self) -> float:
-        """Seconds of a run that do not depend on its rows."""
-        return max(0.0, self._seconds - self.each * self._rows)
+"""Of the newest arrival in the mean of their gaps."""
 
 
 class QueueDelay:
@@ -56,7 +28,6 @@ class QueueDelay:
     def __init__(self, longest: float, rows: int) -> None:
         self._longest = longest
         self._rows = rows
-        self.cost = RunCost()
         self._gap = math.inf
         self._last = -math.inf
         self._reason: Reason = "idle"
@@ -68,12 +39,12 @@ class QueueDelay:
         else:  # a pause among many arrivals is not to be mistaken for their rate
             self._gap += WEIGHT * (min(gap, 4 * self._gap) - self._gap)
 
-    def until(self, rows: int, oldest: float, deadline: float, now: float) -> float | None:
-        """The time until which waiting pays, or None if it does not, with so many rows.
+    def until(self, cost: RunCost, rows: int, oldest: float, deadline: float, now: float) -> float | None:
+        """The time until which waiting pays, or None if it does not, with so many rows and runs that cost so much.
 
         `oldest` is when the first of them arrived, `deadline` the nearest one.
         """
-        fixed, each = self.cost.fixed, self.cost.each
+        fixed, each = cost.fixed, cost.each
         longest_gap = (fixed + each) / (rows + 1) - each
         if rows >= self._rows or self._gap >= longest_gap:
             return None

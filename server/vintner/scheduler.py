@@ -35,6 +35,7 @@ from vintner.cores import give_way
 from vintner.errors import Cancelled, DeadlineExceeded, ModelNotReady, Stopping, VintnerError
 from vintner.execution import Execution, execute
 from vintner.executor import LeanExecutor
+from vintner.gains import Arrivals, stacking_pays
 from vintner.metrics import PoolState, SchedulerMetrics
 from vintner.pools import WEIGHT, Opening, Pool, Pools, Slot
 from vintner.queue_delay import QueueDelay
@@ -163,6 +164,7 @@ class Scheduler:
         if batching.longest_delay and batching.max_rows > 1:
             self._delay = QueueDelay(batching.longest_delay, max(batching.preferred, default=batching.max_rows))
         self._order = AnswerOrder() if batching.in_order else None
+        self._arrivals = Arrivals()
         self._running: set[Call] = set()  # only those that had a deadline when they began
         self._metrics = metrics or SchedulerMetrics()
         self._mean_each = math.inf  # seconds of a run for each request of it; long until it has been measured
@@ -238,6 +240,8 @@ class Scheduler:
         call.state = "queued"
         if self._order is not None:
             self._order.expect(call)
+        if not self._pools.brief:
+            self._arrivals.arrived(call.rows, call.arrived)
         if self._delay is not None:
             self._delay.arrived(call.arrived)
         if self._gathering or (slot := self._take(call.arrived)) is None:
@@ -260,7 +264,8 @@ class Scheduler:
             return False
         oldest = min(call.arrived for call in self._queue)
         deadline = min((call.deadline for call in self._queue if call.deadline is not None), default=math.inf)
-        until = delay.until(self._queue.rows, oldest, deadline, now)
+        cost = self._pools.fastest.costs[self._queue.head.signature]
+        until = delay.until(cost, self._queue.rows, oldest, deadline, now)
         if until is not None:
             self._expect(until)
         return until is not None
@@ -443,9 +448,7 @@ class Scheduler:
             return
         slot.failures = 0
         if not slot.lost:
-            self._pools.measured(slot, taken, rows)
-            if self._delay is not None:
-                self._delay.cost.ran(rows, taken)
+            self._pools.measured(slot, taken, rows, batch[0].signature)
         if self.sample is None:
             self.sample = sample_of(batch[0].inputs)
 
@@ -460,16 +463,23 @@ class Scheduler:
                 elif self._end(leader, leader.lateness()):
                     expired.append(leader)
                 continue
-            pays = self._pays(leader)
+            pays = self._pays(leader) and self._gains(leader, slot, now)
             share = self._pools.share(slot, leader.rows + self._queue.rows) if pays else leader.rows
             followers, reason = self._queue.cut(leader, now, share)
             if reason == "share" and not pays:
-                reason = "large"
+                reason = "no_gain"
             elif reason == "idle" and self._delay is not None:
                 reason = self._delay.cut()
             self._metrics.cuts[reason] += 1
             return [leader, *followers], expired
         return [], expired
+
+    def _gains(self, leader: Call, slot: Slot, now: float) -> bool:
+        """Whether a batch takes less than its members one after the other. Where runs are brief, it always does."""
+        pool = slot.pool
+        if pool.brief or not self._queue or self._batching.preferred:
+            return True
+        return stacking_pays(pool.costs[leader.signature], self._arrivals.rate(now), self._pools.in_service)
 
     def _pays(self, leader: Call) -> bool:
         """Whether stacking a request costs less than its run. A large input is best run while it is in the cache."""

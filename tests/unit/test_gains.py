@@ -1,0 +1,98 @@
+"""What runs cost by their rows, and whether a batch of them gains anything; time is a number."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vintner.gains import MOST_SIGNATURES, Arrivals, RunCost, RunCosts, stacking_pays
+
+
+def cost(fixed: float, each: float, runs: int = 400) -> RunCost:
+    made = RunCost()
+    for number in range(runs):
+        made.ran(number % 8 + 1, fixed + each * (number % 8 + 1))
+    return made
+
+
+@pytest.mark.parametrize(("fixed", "each"), [(0.004, 0.001), (0.0, 0.05), (0.01, 0.0)])
+def test_the_cost_of_a_run_is_found_by_its_rows(fixed: float, each: float) -> None:
+    found = cost(fixed, each)
+    assert found.fixed == pytest.approx(fixed, abs=1e-9)
+    assert found.each == pytest.approx(each, abs=1e-9)
+
+
+def test_runs_that_all_had_as_many_rows_show_no_cost_of_a_row() -> None:
+    found = RunCost()
+    for _ in range(5):
+        found.ran(1, 0.004)
+    assert (found.fixed, found.each) == (pytest.approx(0.004), 0.0)
+
+
+def test_what_a_row_costs_is_remembered_for_a_while_and_then_tried_again() -> None:
+    found = cost(0.0, 0.01)
+    kept = 0
+    while found.each and kept < 5000:
+        found.ran(1, 0.01)
+        kept += 1
+    assert 100 < kept < 1000
+
+
+def test_a_device_that_became_faster_is_noticed() -> None:
+    found = cost(0.0, 0.05)
+    for number in range(400):
+        found.ran(number % 8 + 1, 0.01)
+    assert found.fixed == pytest.approx(0.01, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "each", "rate", "pays"),
+    [
+        (0.010, 0.000, 0.0, True),  # a run costs the same for all
+        (0.010, 0.009, 0.0, True),  # two together take 28 ms, one after the other 19 and 38
+        (0.010, 0.011, 0.0, False),
+        (0.010, 0.030, 0.0, False),
+        (0.010, 0.030, 12.0, False),  # busy for 48 %
+        (0.010, 0.030, 13.0, True),  # for 52 %: those who come behind gain enough
+        (0.010, 0.090, 7.9, False),
+        (0.010, 0.090, 8.1, True),
+        (0.010, 0.090, 1000.0, True),
+        (0.000, 0.050, 1000.0, False),  # nothing is saved by it
+        (0.0005, 0.0495, 1000.0, False),  # nothing that one could tell from noise
+    ],
+)
+def test_a_batch_pays_if_those_behind_it_gain_more_than_those_in_it_lose(
+    fixed: float, each: float, rate: float, pays: bool
+) -> None:
+    assert stacking_pays(cost(fixed, each), rate, 1) is pays
+
+
+def test_several_instances_are_less_busy() -> None:
+    assert stacking_pays(cost(0.01, 0.03), 20.0, 1)
+    assert not stacking_pays(cost(0.01, 0.03), 20.0, 2)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 100), st.floats(0, 100))
+def test_a_batch_that_pays_still_pays_under_more_load(fixed: float, each: float, rate: float, more: float) -> None:
+    line = cost(fixed, each, 20)
+    assert not stacking_pays(line, rate, 1) or stacking_pays(line, rate + more, 1)
+
+
+def test_a_steady_rate_is_found_and_forgotten() -> None:
+    arrivals = Arrivals()
+    assert arrivals.rate(0.0) == 0.0
+    for number in range(1000):
+        arrivals.arrived(2, number * 0.01)
+    assert arrivals.rate(10.0) == pytest.approx(200, rel=0.02)
+    assert arrivals.rate(20.0) < 0.1
+
+
+def test_the_kinds_of_requests_whose_cost_is_known_are_bounded() -> None:
+    costs = RunCosts()
+    costs["first"].ran(1, 1.0)
+    for number in range(MOST_SIGNATURES - 1):
+        costs[number].ran(1, 2.0)
+    assert costs["first"].fixed == 1.0
+    costs["one more"].ran(1, 3.0)
+    assert costs["first"].fixed == 0.0, "it was forgotten"
+    assert costs["one more"].fixed == 3.0
