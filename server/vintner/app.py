@@ -102,6 +102,7 @@ class _Server:
             cores=available_cores(),
             cache_dir=config.cache_dir,
             load_threads=config.model_load_threads,
+            resources=dict(config.rate_limit_resource),
         )
         self._service = Service(
             self._manager,

@@ -18,12 +18,15 @@ from pathlib import Path
 from threading import Event, Lock
 
 from vintner.backend import Backends
+from vintner.core_shares import CORES, CoreShares, divide_cores
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound, OperatorError, nearest
 from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
+from vintner.rate_limiter import Claim
 from vintner.repository import ModelSource, Scan, find_model, load_spec
 from vintner.scheduler import Threads
 from vintner.servable import Servable
+from vintner.turnstile import Turnstiles
 from vintner.warmup import DIRECTORY, warm_up
 
 logger = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ def open_servable(
     cores: int,
     cache_dir: Path | None,
     threads: Threads | None = None,
+    claim: Claim | None = None,
 ) -> Servable:
     """Loads one version and warms it up.
 
@@ -61,14 +65,15 @@ def open_servable(
     """
     backend, path = find_model(source, version, backends)
     model = backends.get(backend).load(load_spec(source, version, path, cores, cache_dir))
+    servable = None
     try:
-        servable = Servable(source.name, version, model, source.config, threads, backend)
+        servable = Servable(source.name, version, model, source.config, threads, backend, claim)
         misfit = warm_up(model, source.config.warmup, source.root / DIRECTORY)
         if misfit:
             servable.serve_unbatched(misfit)
         return servable
     except BaseException:
-        model.close()
+        (servable or model).close()
         raise
 
 
@@ -76,13 +81,22 @@ class Manager:
     """Wanted versus actual versions of all models. Threads: any; loads run in threads of its own."""
 
     def __init__(
-        self, backends: Backends, *, cores: int = 1, cache_dir: Path | None = None, load_threads: int = 4
+        self,
+        backends: Backends,
+        *,
+        cores: int = 1,
+        cache_dir: Path | None = None,
+        load_threads: int = 4,
+        resources: Mapping[str, int] | None = None,
     ) -> None:
+        """`resources` are what models share by `rate_limiter`, in units; `cores` is one of them unless it is given."""
         self.registry = Registry(self.versions_by_state)
         self._backends = backends
         self._cores = cores
         self._cache_dir = cache_dir
-        self._threads = Threads()
+        self._resources = dict(resources or {})
+        self._shares = CoreShares()
+        self._threads = Threads(turnstiles=Turnstiles({CORES: cores, **self._resources}))
         self._loaders = ThreadPoolExecutor(load_threads, thread_name_prefix="vintner-load")
         self._lock = Lock()
         self._sources: dict[str, ModelSource] = {}
@@ -103,6 +117,7 @@ class Manager:
         """Makes what a scan found the wanted state, and starts on it. Returns at once."""
         with self._lock:
             self._sources = dict(scan.models)
+            self._share(scan)
             self._faults = dict(scan.faults)
             for name in scan.models:
                 self._statuses.setdefault(name, {})
@@ -114,6 +129,19 @@ class Manager:
             logger.error("model '%s' is unavailable: %s", name, reason)
             self.registry.loaded(None)
         self._changed()
+
+    def _share(self, scan: Scan) -> None:
+        """Decides what each version that is loaded from now on gets of the cores. Needs the lock."""
+        models = scan.models.values()
+        shares = divide_cores(self._cores, {each.name: (each.config, tuple(each.versions)) for each in models})
+        if shares.cores and shares != self._shares:
+            parts = [f"{name} version {version}: {cores}" for (name, version), cores in shares.cores.items()]
+            turns = ", which more versions than cores use in turns" if shares.in_turns else ""
+            logger.info("%d cores by weight%s: %s", self._cores, turns, ", ".join(parts))
+        self._shares = shares
+        claimed = {name for each in models if each.config.rate_limiter for name in each.config.rate_limiter.resources}
+        for name in self._resources.keys() - claimed - {CORES}:
+            logger.warning("no model's rate_limiter names the resource '%s'%s", name, nearest(name, claimed))
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Calls back, from any thread, after each change of state. The listener must be quick and not raise."""
@@ -161,7 +189,9 @@ class Manager:
     def _load(self, source: ModelSource, version: int) -> None:
         started = time.monotonic()
         try:
-            servable = open_servable(source, version, self._backends, self._cores, self._cache_dir, self._threads)
+            cores = self._shares.cores.get((source.name, version), self._cores)
+            claim = self._shares.claim(source.name, version, source.config)
+            servable = open_servable(source, version, self._backends, cores, self._cache_dir, self._threads, claim)
         except Exception as exc:
             expected = isinstance(exc, OperatorError)
             reason = str(exc) if expected else f"{type(exc).__name__}: {exc}"

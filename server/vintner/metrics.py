@@ -259,6 +259,7 @@ class Registry:
             "queue_bytes": ("vintner_queue_bytes", "Bytes of input that wait for an instance."),
             "busy": ("vintner_instances_busy", "Instances that run a batch."),
             "instances": ("vintner_instances", "Instances of the model version."),
+            "waiting": ("vintner_instances_waiting", "Instances that wait for resources that other models hold."),
         }
         for key, (name, help_text) in families.items():
             family = GaugeMetricFamily(name, help_text, labels=["model", "version"])

@@ -224,6 +224,14 @@ class WarmupConfig(Section):
     inputs: Annotated[Mapping[str, WarmupInput], BeforeValidator(_by_tensor)] = {}
 
 
+class RateLimiterConfig(Section):
+    """What each run needs of the resources that models share, all at once. A model of priority 2 gets half as many
+    turns as one of priority 1, where they compete."""
+
+    resources: Annotated[Mapping[Name, Count], Field(min_length=1)]
+    priority: Count = 1
+
+
 class ModelConfig(Section):
     """Everything that can be set for one model. Tensors are keyed by the model's own names."""
 
@@ -236,6 +244,8 @@ class ModelConfig(Section):
     instances: Annotated[int | None, BeforeValidator(_instances)] = None
     streams: Count | None = None
     threads: Count | None = None
+    core_weight: Annotated[float, Field(ge=0.001, le=1000)] | None = None
+    rate_limiter: RateLimiterConfig | None = None
     batching: Annotated[BatchingConfig, BeforeValidator(_batching)] = BatchingConfig()
     queue: QueueConfig = QueueConfig()
     inputs: Annotated[Mapping[str, InputConfig], BeforeValidator(_by_tensor)] = {}

@@ -33,6 +33,8 @@ from vintner.errors import Cancelled, Stopping
 from vintner.execution import execute
 from vintner.executor import LeanExecutor
 from vintner.metrics import SchedulerMetrics
+from vintner.rate_limiter import Claim
+from vintner.turnstile import Turnstile, Turnstiles
 
 logger = logging.getLogger(__name__)
 
@@ -57,23 +59,26 @@ MOST_WORKERS: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """What the schedulers of a server share: threads that lead where a request's own cannot stay, and a clock.
+    """What the schedulers of a server share: threads that lead where a request's own cannot stay, a clock, and the
+    resources of models that are rate limited.
 
     Neither starts a thread before it is needed.
     """
 
     workers: LeanExecutor = field(default_factory=lambda: LeanExecutor(MOST_WORKERS, "vintner-run"))
     alarms: AlarmClock = field(default_factory=AlarmClock)
+    turnstiles: Turnstiles = field(default_factory=Turnstiles)
 
 
 class Turn:
     """An instance in the hands of whoever submitted the request that found it idle. To be run soon, and to the end."""
 
-    __slots__ = ("_alone", "_instance", "_scheduler")
+    __slots__ = ("_alone", "_scheduler", "granted", "instance")
 
     def __init__(self, scheduler: Scheduler, instance: Instance, alone: bool = False) -> None:
         self._scheduler = scheduler
-        self._instance = instance
+        self.instance = instance
+        self.granted = False  # it has the resources that its next run needs
         self._alone = alone  # the request would not be stacked with others
 
     @property
@@ -93,11 +98,14 @@ class Turn:
 
     def step(self) -> bool:
         """Runs one batch. True if more waits, and the turn is still this caller's."""
-        return self._scheduler.lead(self._instance)
+        turnstile = self._scheduler.turnstile
+        if turnstile is not None and not turnstile.enter(self):
+            return False
+        return self._scheduler.lead(self.instance)
 
     def run(self) -> None:
         """Runs batches until nothing waits, or until another thread has taken over."""
-        while self._scheduler.lead(self._instance):
+        while self.step():
             pass
 
     def pass_on(self) -> None:
@@ -124,8 +132,11 @@ class Scheduler:
         limits: QueueLimits | None = None,
         metrics: SchedulerMetrics | None = None,
         threads: Threads | None = None,
+        claim: Claim | None = None,
     ) -> None:
+        """Raises LoadError if the claim is for more of a resource than there is."""
         self.threads = threads or Threads()
+        self.turnstile: Turnstile[Turn] | None = self.threads.turnstiles.open(claim) if claim else None
         self._lock = Lock()
         self._idle = list(instances)
         self._total = len(instances)
@@ -146,8 +157,13 @@ class Scheduler:
 
     @property
     def instances(self) -> tuple[int, int]:
-        """Busy and all instances."""
-        return self._total - len(self._idle), self._total
+        """Busy and all instances; those that wait for resources are not busy."""
+        return self._total - len(self._idle) - self.awaiting_resources, self._total
+
+    @property
+    def awaiting_resources(self) -> int:
+        """Instances that wait for what other models hold."""
+        return self.turnstile.waiting if self.turnstile else 0
 
     @property
     def brief(self) -> bool:
@@ -203,6 +219,9 @@ class Scheduler:
             waiting = [self._queue.pop() for _ in range(len(self._queue))]
             ended = [call for call in waiting if self._end(call, Stopping("the model is being unloaded"))]
         answer(ended)
+        self._recall()
+        if self.turnstile is not None:
+            self.turnstile.close()
 
     def _withdraw(self, call: Call, error: Exception) -> None:
         """Gives a call its error, unless it is done. If it runs, its batch goes on without it."""
@@ -260,7 +279,17 @@ class Scheduler:
     def when_idle(self, callback: Callable[[], None]) -> None:
         """Has the callback called whenever the last busy instance becomes idle, from now on; at once if all are."""
         self._when_idle = callback
+        self._recall()
         self._tell_idle()
+
+    def _recall(self) -> None:
+        """Takes instances back that wait for resources, if no call is left for which they would."""
+        if self.turnstile is None or self._queue:
+            return
+        turns = self.turnstile.recall()
+        with self._lock:
+            self._idle += [turn.instance for turn in turns]
+            self._gathering = self._gathering and not turns
 
     def _tell_idle(self) -> None:
         if self._when_idle is not None and len(self._idle) == self._total:
@@ -282,6 +311,8 @@ class Scheduler:
             other = self._idle.pop() if self._queue and self._idle else None
         if other is not None:
             Turn(self, other).pass_on()
+        if not batch and self.turnstile is not None:
+            self.turnstile.leave(used=False)
         answer(expired)
         if not batch:
             return False
@@ -300,12 +331,16 @@ class Scheduler:
             )
             ended = [call for call, result in zip(batch, execution.results, strict=True) if self._end(call, result)]
             stay = self.brief
-            passed = not stay and self._keep(instance)
-        if passed:
-            Turn(self, instance).pass_on()
+            limited = self.turnstile is not None
+            more = (limited or not stay) and self._keep(instance)
+        following = Turn(self, instance) if more else None
+        if self.turnstile is not None and not self.turnstile.leave(following):
+            following = None
+        if following is not None and not stay:
+            following.pass_on()
         answer(ended)
-        if not stay:
-            return False
+        if limited or not stay:
+            return stay and following is not None
         with self._lock:
             return self._keep(instance)
 

@@ -20,6 +20,7 @@ from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
 from vintner.metrics import ModelMetrics
 from vintner.model_config import ModelConfig, QueueConfig, TensorConfig
 from vintner.queue_policy import QueuePolicy
+from vintner.rate_limiter import Claim
 from vintner.scheduler import Scheduler, Threads, Turn
 from vintner.types import Array, Request, Response, Tensor, TensorSpec
 
@@ -38,6 +39,7 @@ class Servable:
         config: ModelConfig,
         threads: Threads | None = None,
         backend: str = "",
+        claim: Claim | None = None,
     ) -> None:
         """Takes ownership of the model. Raises LoadError if the configuration contradicts it."""
         self.name = name
@@ -63,6 +65,7 @@ class Servable:
             limits=_limits(config.queue),
             metrics=self.metrics.scheduler,
             threads=threads,
+            claim=claim,
         )
         self._policy = QueuePolicy(config.queue)
         self._lock = Lock()
@@ -94,6 +97,7 @@ class Servable:
             "queue_bytes": size,
             "busy": busy,
             "instances": instances,
+            "waiting": self._scheduler.awaiting_resources,
         }
 
     def serve_unbatched(self, reason: str) -> None:

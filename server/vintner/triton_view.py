@@ -44,6 +44,11 @@ def model_config(servable: Servable) -> pb.ModelConfig:
     gpu = config.device.startswith("GPU")
     kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
     message.instance_group.add(name=f"{servable.name}_0", kind=kind, count=servable.instances)
+    if config.rate_limiter is not None:
+        limiter = message.instance_group[0].rate_limiter
+        limiter.priority = config.rate_limiter.priority
+        for name, count in config.rate_limiter.resources.items():
+            limiter.resources.add(name=name, count=count, **{"global": True})
     if servable.max_rows > 1:
         message.dynamic_batching.CopyFrom(_dynamic_batching(servable))
     return message
