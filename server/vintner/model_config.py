@@ -228,8 +228,16 @@ class RateLimiterConfig(Section):
     """What each run needs of the resources that models share, all at once. A model of priority 2 gets half as many
     turns as one of priority 1, where they compete."""
 
-    resources: Annotated[Mapping[Name, Count], Field(min_length=1)]
+    resources: Mapping[Name, Count] = {}
     priority: Count = 1
+
+    @model_validator(mode="after")
+    def _claims_something(self) -> RateLimiterConfig:
+        if not self.resources:
+            raise ValueError(
+                "resources: expected at least one, such as {gpu: 1}; there is nothing else to take turns at"
+            )
+        return self
 
 
 class ModelConfig(Section):

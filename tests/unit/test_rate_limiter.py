@@ -148,11 +148,9 @@ def test_no_more_is_out_than_there_is_and_everybody_gets_his_turn(
     members = [limiter.join(claim) for claim in wanted]
     running: list[tuple[Member, int]] = []
     waiting: dict[int, Member] = {}
-    number = 0
 
     def take(granted: list[int]) -> None:
-        for each in granted:
-            running.append((waiting.pop(each), each))
+        running.extend((waiting.pop(each), each) for each in granted)
 
     def check() -> None:
         for name in RESOURCES:
@@ -160,10 +158,9 @@ def test_no_more_is_out_than_there_is_and_everybody_gets_his_turn(
             assert held == limiter.out(name) <= max(limiter.capacity(name), 0)
         assert running or not waiting, "deadlock"
 
-    for _ in range(data.draw(st.integers(0, 60))):
+    for number in range(data.draw(st.integers(0, 60))):
         index = data.draw(st.integers(0, len(members) - 1))
         action = data.draw(st.sampled_from(["ask", "give back", "again", "unused", "recall"]))
-        number += 1
         if action == "recall":
             recalled, granted = limiter.recall(members[index])
             assert recalled == [each for each, member in waiting.items() if member is members[index]]
