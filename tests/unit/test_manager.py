@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +24,11 @@ WAIT = 10.0
 class World:
     """A repository, the in-memory backend, and a manager over both."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **options: Any) -> None:
         self.root = root
         self.backend = FakeBackend()
         self.backends = Backends(made={"fake": self.backend})
-        self.manager = Manager(self.backends)
+        self.manager = Manager(self.backends, **options)
 
     def settle(self) -> Manager:
         """Makes what lies in the repository the wanted state, and waits for it."""
@@ -206,3 +207,76 @@ def test_a_model_that_is_still_loading_says_so(world: World) -> None:
     gate.set()
     assert world.manager.settled.wait(WAIT)
     world.manager.lease("m").release()
+
+
+# Cores and resources that models share
+
+
+def configured(root: Path, **configs: str) -> None:
+    for name, text in configs.items():
+        write_model(root / name / "1")
+        (root / name / "config.yaml").write_text(text)
+
+
+def cores(world: World) -> dict[str, int]:
+    return {model.spec.path.parent.parent.name: model.spec.cores for model in world.backend.loaded}
+
+
+def test_without_weights_every_model_may_use_all_cores(tmp_path: Path) -> None:
+    world = World(tmp_path, cores=8)
+    configured(tmp_path, a="", b="")
+    world.settle().stop(WAIT)
+    assert cores(world) == {"a": 8, "b": 8}
+
+
+def test_a_weight_divides_the_cores_among_all_models(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(tmp_path, cores=8)
+    configured(tmp_path, a="core_weight: 2", b="", c="")
+    with caplog.at_level("INFO"):
+        world.settle().stop(WAIT)
+    assert cores(world) == {"a": 4, "b": 2, "c": 2}
+    assert "8 cores by weight: a version 1: 4, b version 1: 2, c version 1: 2" in caplog.text
+
+
+def test_of_more_models_than_cores_no_more_run_than_there_are_cores(tmp_path: Path) -> None:
+    world = World(tmp_path, cores=2)
+    configured(tmp_path, a="core_weight: 2", b="", c="instances: 3\nbatching: false")
+    gate = threading.Event()
+    world.backend.gate = lambda: gate.wait(WAIT) and None
+    manager = world.settle()
+    answers: SimpleQueue[object] = SimpleQueue()
+    leases = [manager.lease(name) for name in "abccc"]
+    for lease in leases:
+        turn = lease.submit(Request(lease.name, "", {"input": Tensor("FP32", np.ones((1, 4), np.float32))}), answers.put)
+        if turn is not None:
+            turn.pass_on()
+    pause = threading.Event()
+    deadline = time.monotonic() + WAIT
+    while sum(lease.metrics.gauges()["waiting"] for lease in leases[:3]) < 1:
+        assert time.monotonic() < deadline
+        pause.wait(0.001)
+    assert sum(model.running for model in world.backend.loaded) <= 2
+    gate.set()
+    assert all(isinstance(answers.get(timeout=WAIT), Response) for _ in leases)
+    for lease in leases:
+        lease.release()
+    manager.stop(WAIT)
+    assert sum(model.runs for model in world.backend.loaded) == 5
+
+
+def test_a_model_that_asks_for_more_than_there_is_fails_to_load(tmp_path: Path) -> None:
+    world = World(tmp_path, resources={"gpu": 1})
+    configured(tmp_path, a="rate_limiter: {resources: {gpu: 2}}", b="rate_limiter: {resources: {gpu: 1}}")
+    world.settle().stop(WAIT)
+    reasons = {entry.name: entry.reason for entry in world.manager.index()}
+    assert reasons == {"a": "a run needs 2 of the resource 'gpu', of which there are 1", "b": ""}
+    assert [model.closed for model in world.backend.loaded] == [True, True]
+
+
+def test_a_resource_that_no_model_names_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(tmp_path, resources={"gpus": 1, "cores": 1})
+    configured(tmp_path, b="rate_limiter: {resources: {gpu: 1}}")
+    world.settle().stop(WAIT)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "no model's rate_limiter names the resource 'gpus'; did you mean 'gpu'?"
+    ]
