@@ -247,7 +247,9 @@ def test_of_more_models_than_cores_no_more_run_than_there_are_cores(tmp_path: Pa
     answers: SimpleQueue[object] = SimpleQueue()
     leases = [manager.lease(name) for name in "abccc"]
     for lease in leases:
-        turn = lease.submit(Request(lease.name, "", {"input": Tensor("FP32", np.ones((1, 4), np.float32))}), answers.put)
+        turn = lease.submit(
+            Request(lease.name, "", {"input": Tensor("FP32", np.ones((1, 4), np.float32))}), answers.put
+        )
         if turn is not None:
             turn.pass_on()
     pause = threading.Event()
