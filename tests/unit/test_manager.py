@@ -275,6 +275,21 @@ def test_a_model_that_asks_for_more_than_there_is_fails_to_load(tmp_path: Path) 
     assert [model.closed for model in world.backend.loaded] == [True, True]
 
 
+def test_a_model_that_fails_to_warm_up_claims_nothing_any_more(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    configured(tmp_path, a="rate_limiter: {resources: {gpu: 2}}\nwarmup: true", b="rate_limiter: {resources: {gpu: 1}}")
+    world.backend.gate = lambda: _fail("no memory")
+    manager = world.settle()
+    manager.stop(WAIT)
+    assert world.states() == {"a/1": "UNAVAILABLE", "b/1": "READY"}
+    assert manager._threads.turnstiles._limiter.capacity("gpu") == 0, "both are closed"
+    assert [model.times_closed for model in world.backend.loaded] == [1, 1]
+
+
+def _fail(reason: str) -> None:
+    raise RuntimeError(reason)
+
+
 def test_a_resource_that_no_model_names_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     world = World(tmp_path, resources={"gpus": 1, "cores": 1})
     configured(tmp_path, b="rate_limiter: {resources: {gpu: 1}}")

@@ -222,7 +222,7 @@ def test_a_request_that_waits_for_resources_can_be_cancelled(world: World) -> No
 
 def test_a_model_is_idle_at_once_if_its_last_request_leaves_while_it_waits(world: World) -> None:
     """Or its unloading would take as long as another model's run."""
-    _, other, _ = waits(world)
+    _, other, running = waits(world)
     late = world.infer(other, deadline=time.monotonic() + 0.05)
     with pytest.raises(DeadlineExceeded):
         late.result(WAIT)
@@ -231,6 +231,11 @@ def test_a_model_is_idle_at_once_if_its_last_request_leaves_while_it_waits(world
     other.when_idle(idle.set)
     assert idle.is_set()
     assert other.instances == (0, 1)
+    assert not running.done()
+    last = world.infer(other)
+    for name in ("busy", "other"):
+        world.release(name)
+    assert last.result(WAIT) == 2.0
 
 
 def test_closing_ends_what_waits_and_lets_others_go_on(world: World) -> None:
@@ -255,6 +260,13 @@ def test_a_model_that_is_closed_while_it_runs_gives_its_resources_back(world: Wo
     world.release("busy")
     world.release("other")
     assert (running.result(WAIT), waiting.result(WAIT)) == (2.0, 2.0)
+
+
+def test_a_model_that_is_closed_claims_nothing_any_more(world: World) -> None:
+    world.model("large", Claim({"gpu": 2})).close()
+    _, other, _ = waits(world)
+    world.infer(other)
+    until_it_waits(other)
 
 
 def test_all_instances_of_a_model_compete(world: World) -> None:

@@ -120,13 +120,13 @@ def test_what_others_do_elsewhere_does_not_change_the_proportions() -> None:
 
 
 def test_a_turn_that_ran_nothing_does_not_count() -> None:
-    limiter: RateLimiter[int] = RateLimiter()
-    members = [limiter.join(Claim({"gpu": 1})) for _ in range(2)]
-    for _ in range(50):
-        assert limiter.ask(members[0], 0) == [0]
-        limiter.give_back(members[0], used=False)
-    counts = Counter(closed_loop(limiter, members, 10))
-    assert counts == {0: 5, 1: 5}
+    limiter: RateLimiter[str] = RateLimiter()
+    light, heavy = limiter.join(Claim({"gpu": 1}, 0.1)), limiter.join(Claim({"gpu": 1}))
+    assert limiter.ask(light, "nothing") == ["nothing"]
+    assert limiter.give_back(light, used=False) == []
+    assert limiter.ask(heavy, "heavy") == ["heavy"]
+    assert limiter.ask(light, "light") == []
+    assert limiter.give_back(heavy, again="heavy again") == ["light"]
 
 
 def test_who_is_recalled_makes_room_for_those_behind() -> None:
