@@ -1,8 +1,9 @@
 """How a model computes on some cores only: its callers' threads are bound to them while they run it.
 
 Knows no runtime library. Callers' threads are shared by all models and do other work, so a thread is bound for one run
-and free again before its answer goes on; that costs 3 to 8 microseconds. Threads that a runtime starts by itself keep
-the binding of the thread that started them, which is how they are bound, where they belong to one model alone.
+and free again before its answer goes on; that costs 14 microseconds, and 60 more where the thread has to move to
+another core. Threads that a runtime starts by itself keep the binding of the thread that started them, which is how
+they are bound, where they belong to one model alone.
 
 Invariant: after a run, and after a load, the thread may use again what it could before.
 """
