@@ -24,6 +24,7 @@ from vintner.config import ServerConfig
 from vintner.cores import available_cores
 from vintner.manager import Manager
 from vintner.repository import scan
+from vintner.response_cache import ResponseCache
 from vintner.service import CONTROL_THREADS, Service
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class _Server:
             cores=available_cores(),
             cache_dir=config.cache_dir,
             load_threads=config.model_load_threads,
+            cache=ResponseCache(config.response_cache_bytes) if config.response_cache_bytes else None,
             resources=dict(config.rate_limit_resource),
         )
         self._service = Service(

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 from vintner.errors import QueueFull
 
@@ -29,6 +29,12 @@ PATIENCE: Final = 1.0
 
 AGEING: Final = 5.0
 """Seconds that a request of one level lets newer ones of the level above go first."""
+
+
+Reason = Literal["unbatched", "large", "full", "share", "shape", "delay", "deadline", "idle"]
+"""Why a batch holds no more: the model is not batched; its first request is dearer to stack than to run; nothing more
+fits, or it has a preferred size; idle instances take the rest; what else waits has another signature; more was waited
+for, as long as is allowed, or until a deadline came near; an instance was idle, and nothing else waited."""
 
 
 class Pending:
@@ -74,10 +80,15 @@ class QueueLimits:
 
 
 class BatchQueue(Generic[PendingT]):
-    """Requests that wait, in the order in which they are due. `max_rows` of 1 or less means that nothing is stacked."""
+    """Requests that wait, in the order in which they are due.
 
-    def __init__(self, limits: QueueLimits, max_rows: int) -> None:
+    `max_rows` of 1 or less means that nothing is stacked. Where enough waits for one of the `preferred` sizes, a batch
+    has the largest of these.
+    """
+
+    def __init__(self, limits: QueueLimits, max_rows: int, preferred: Sequence[int] = ()) -> None:
         self._limits = limits
+        self._preferred = sorted(preferred, reverse=True)
         self.max_rows = max_rows
         # Sorted lists: a queue is short, and what arrives later is mostly due later, so it goes to the end.
         self._order: list[tuple[float, int, PendingT]] = []
@@ -149,24 +160,33 @@ class BatchQueue(Generic[PendingT]):
         self.rows -= item.rows
         return True
 
-    def pop(self) -> PendingT:
-        """Takes out the request that leads the next batch. The queue must not be empty."""
-        leader = self._order[0][2]
-        self.remove(leader)
-        return leader
+    def pop(self, ahead: int = 0) -> PendingT | None:
+        """Takes out the request that leads the next batch; the first that is due behind `ahead` rows, if there is
+        one."""
+        for _, _, leader in self._order:
+            if not ahead or leader.rows > ahead:
+                self.remove(leader)
+                return leader
+            ahead -= leader.rows
+        return None
 
-    def cut(self, leader: PendingT, now: float, rows: int | None = None) -> list[PendingT]:
-        """Takes out the followers of a leader: same signature, what is due first, as many as fit.
+    def cut(self, leader: PendingT, now: float, rows: int | None = None) -> tuple[list[PendingT], Reason]:
+        """Takes out the followers of a leader: same signature, what is due first, as many as fit; and says why no more.
 
-        `rows` sets a bound below `max_rows` for this batch.
-
-        Requests whose deadline has passed are left for whoever ends them.
+        `rows` sets a bound below `max_rows` for this batch. Requests whose deadline has passed are left for whoever
+        ends them.
         """
         if self.max_rows <= 1:
-            return []
-        space = (self.max_rows if rows is None else min(rows, self.max_rows)) - leader.rows
+            return [], "unbatched"
+        limited = rows is not None and rows < self.max_rows
+        bound = rows if rows is not None and limited else self.max_rows
+        bucket = self._buckets.get(leader.signature, ())
+        if self._preferred and bucket:
+            waiting = leader.rows + sum(item.rows for _, _, item in bucket)
+            bound = next((size for size in self._preferred if leader.rows <= size <= min(bound, waiting)), bound)
+        space = bound - leader.rows
         followers: list[PendingT] = []
-        for _, _, item in self._buckets.get(leader.signature, ()):
+        for _, _, item in bucket:
             if space <= 0:
                 break
             if item.rows <= space and not item.expired(now):
@@ -174,4 +194,8 @@ class BatchQueue(Generic[PendingT]):
                 space -= item.rows
         for item in followers:
             self.remove(item)
-        return followers
+        if leader.signature in self._buckets:
+            return followers, "share" if limited else "full"
+        if space <= 0 and not limited:
+            return followers, "full"
+        return followers, "shape" if self._order else "idle"

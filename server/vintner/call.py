@@ -11,6 +11,7 @@ from typing import Literal
 
 from vintner.batching import Pending
 from vintner.errors import DeadlineExceeded, QueueTimeout
+from vintner.timing import Timing
 from vintner.types import Array, Cancellation
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,17 @@ class Call(Pending):
     quick.
     """
 
-    __slots__ = ("_client_deadline", "cancellation", "done", "inputs", "postpones", "result", "state", "watched")
+    __slots__ = (
+        "_client_deadline",
+        "cancellation",
+        "done",
+        "inputs",
+        "postpones",
+        "result",
+        "state",
+        "timing",
+        "watched",
+    )
 
     def __init__(
         self,
@@ -55,6 +66,7 @@ class Call(Pending):
         self.done = done
         self.result: Result = {}
         self.state: Literal["queued", "running", "done"] = "queued"
+        self.timing: Timing | None = None  # for a call that asks where its time goes
         self.watched = False  # the cancellation has been told whom to call
 
     def postponed(self) -> None:

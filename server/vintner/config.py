@@ -94,6 +94,12 @@ class ServerConfig:
             integer(1), "Inferences in the server at once, over both protocols; more are refused at once."
         ),
     )
+    response_cache_bytes: int = field(
+        default=64 * MIB,
+        metadata=as_option(
+            size(low=0), "Memory for the answers of models with `response_cache: true`; 0 keeps no answers."
+        ),
+    )
     rate_limit_resource: tuple[tuple[str, int], ...] = field(
         default=(),
         metadata=as_option(

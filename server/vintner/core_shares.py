@@ -19,9 +19,6 @@ from vintner.rate_limiter import Claim
 CORES: Final = "cores"
 """The resource that models compete for by turns where there are more of them than cores."""
 
-ON_CPU: Final = ("CPU", "AUTO", "HETERO", "MULTI", "BATCH")
-"""Devices that compute on the processor, or may."""
-
 Key = TypeVar("Key", bound=Hashable)
 Version = tuple[str, int]
 
@@ -57,10 +54,15 @@ def divide_cores(cores: int, models: Mapping[str, tuple[ModelConfig, tuple[int, 
     weights = {
         (name, version): (config.core_weight or 1.0) / len(versions)
         for name, (config, versions) in models.items()
-        if config.device.partition(":")[0].partition(".")[0] in ON_CPU
+        if any(uses_cpu(pool.device) for pool in config.in_pools())
         for version in versions
     }
     return CoreShares(share_cores(cores, weights), weights, in_turns=len(weights) > cores)
+
+
+def uses_cpu(device: str) -> bool:
+    """Whether a device computes on the processor, or may."""
+    return "CPU" in device or device.startswith("AUTO")
 
 
 def share_cores(cores: int, weights: Mapping[Key, float]) -> dict[Key, int]:

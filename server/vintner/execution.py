@@ -14,7 +14,7 @@ import numpy as np
 
 from vintner.backend import Instance
 from vintner.call import Arrays, Call, Result
-from vintner.errors import BackendError
+from vintner.errors import BackendError, InvalidArgument
 from vintner.types import Array
 
 logger = logging.getLogger(__name__)
@@ -25,15 +25,17 @@ class Execution:
     """What came of it: a result for each member, and the seconds that it took to assemble, to run and to split.
 
     `misfit` names an output whose first dimension is not the batch, so that the model must not be batched again.
+    `failure` is why the backend failed, if it failed for every member and not because of what they asked.
     """
 
     results: Sequence[Result]
     stages: tuple[float, float, float]
     misfit: str | None = None
+    failure: Exception | None = None
 
 
-def execute(batch: Sequence[Call], instance: Instance) -> Execution:
-    """Runs a batch. Raises nothing."""
+def execute(batch: Sequence[Call], instance: Instance, retry: bool = True) -> Execution:
+    """Runs a batch; with `retry` its members one by one, if it fails. Raises nothing."""
     started = time.monotonic()
     if len(batch) == 1:
         return _one_by_one(batch, instance, started)
@@ -47,6 +49,9 @@ def execute(batch: Sequence[Call], instance: Instance) -> Execution:
             results = _split(outputs, batch)
             return Execution(results, (assembled - started, ran - assembled, time.monotonic() - ran))
     except BaseException as exc:
+        if not retry:
+            failure = _failure(exc)
+            return Execution([failure] * len(batch), (0.0, time.monotonic() - started, 0.0), failure=failure)
         # One request can spoil a batch; the others are not to suffer for it.
         logger.info("a batch of %d requests failed and is run again one by one: %s", len(batch), exc)
         misfit = None
@@ -54,15 +59,18 @@ def execute(batch: Sequence[Call], instance: Instance) -> Execution:
 
 
 def _one_by_one(batch: Sequence[Call], instance: Instance, started: float, misfit: str | None = None) -> Execution:
-    results = [_run_alone(call, instance) for call in batch]
-    return Execution(results, (0.0, time.monotonic() - started, 0.0), misfit)
-
-
-def _run_alone(call: Call, instance: Instance) -> Result:
-    try:
-        return instance.run(call.inputs)
-    except BaseException as exc:
-        return _failure(exc)
+    results: list[Result] = []
+    failure: Exception | None = None
+    fit = False
+    for call in batch:
+        try:
+            results.append(instance.run(call.inputs))
+            fit = True
+        except BaseException as exc:
+            failure = _failure(exc)
+            fit = fit or isinstance(exc, InvalidArgument)
+            results.append(failure)
+    return Execution(results, (0.0, time.monotonic() - started, 0.0), misfit, None if fit else failure)
 
 
 def _failure(error: BaseException) -> Exception:

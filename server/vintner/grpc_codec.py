@@ -40,6 +40,12 @@ CONTENTS: Final[Mapping[str, str]] = {
 MAX_MESSAGE: Final = 2**31 - 1
 """Bytes that protobuf, and so every client, can read."""
 
+_PARAMETER_FIELDS: Final[Mapping[type[Parameter], str]] = {
+    bool: "bool_param",
+    int: "int64_param",
+    float: "double_param",
+    str: "string_param",
+}
 _LENGTH_DELIMITED: Final = 2
 _SHORT: Final = [bytes([length]) for length in range(0x80)]
 
@@ -180,6 +186,8 @@ def encode_infer(response: Response) -> bytes:
     parts = [_head(response.model_name, response.model_version, described)]
     if response.id:
         parts += _field(_ID, response.id.encode())
+    if response.parameters:
+        parts.append(_encode_parameters(response.parameters))
     for tensor in response.outputs.values():
         parts += _field(_RAW, encode_raw(tensor))
     message = b"".join(parts)
@@ -193,6 +201,13 @@ def _head(model_name: str, version: str, outputs: tuple[tuple[str, str, tuple[in
     message = pb.ModelInferResponse(model_name=model_name, model_version=version)
     for name, datatype, shape in outputs:
         message.outputs.add(name=name, datatype=datatype, shape=shape)
+    return message.SerializeToString()
+
+
+def _encode_parameters(parameters: Mapping[str, Parameter]) -> bytes:
+    message = pb.ModelInferResponse()
+    for key, value in parameters.items():
+        setattr(message.parameters[key], _PARAMETER_FIELDS[type(value)], value)
     return message.SerializeToString()
 
 

@@ -260,6 +260,8 @@ def _write_reply(response: Response, outputs: list[dict[str, Any]]) -> bytes:
     reply: dict[str, Any] = {"id": response.id} if response.id else {}
     reply["model_name"] = response.model_name
     reply["model_version"] = response.model_version
+    if response.parameters:
+        reply["parameters"] = response.parameters
     reply["outputs"] = outputs
     text = orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
     if b"null" not in text:

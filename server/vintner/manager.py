@@ -14,16 +14,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 
-from vintner.backend import Backends
+from vintner.backend import Backend, Backends, LoadedModel, LoadSpec
 from vintner.core_shares import CORES, CoreShares, divide_cores
-from vintner.errors import InvalidArgument, ModelNotReady, NotFound, OperatorError, nearest
+from vintner.errors import InvalidArgument, LoadError, ModelNotReady, NotFound, OperatorError, nearest
 from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
+from vintner.pools import Pool
 from vintner.rate_limiter import Claim
-from vintner.repository import ModelSource, Scan, find_model, load_spec
+from vintner.repository import ModelSource, Scan, find_model, load_specs
+from vintner.response_cache import ResponseCache
 from vintner.scheduler import Threads
 from vintner.servable import Servable
 from vintner.turnstile import Turnstiles
@@ -57,24 +60,51 @@ def open_servable(
     cores: int,
     cache_dir: Path | None,
     threads: Threads | None = None,
+    cache: ResponseCache | None = None,
     claim: Claim | None = None,
 ) -> Servable:
-    """Loads one version and warms it up.
+    """Loads one version in all of its pools and warms it up.
 
     Raises OperatorError with the reason if it cannot be loaded, contradicts its configuration, or fails to warm up.
     """
     backend, path = find_model(source, version, backends)
-    model = backends.get(backend).load(load_spec(source, version, path, cores, cache_dir))
-    servable = None
+    models: list[LoadedModel] = []
     try:
-        servable = Servable(source.name, version, model, source.config, threads, backend, claim)
-        misfit = warm_up(model, source.config.warmup, source.root / DIRECTORY)
-        if misfit:
+        pools: list[Pool] = []
+        misfits: set[str] = set()
+        for spec in load_specs(source, version, path, cores, cache_dir):
+            load = partial(_open, backends.get(backend), spec, source, misfits.add)
+            model = load()
+            models.append(model)
+            _check_alike(models[0], model, spec.device)
+            pools.append(Pool(model.instances, spec.device, model.close, reopen=load))
+        servable = Servable(source.name, version, models[0], source.config, threads, backend, pools, cache, claim)
+        for misfit in sorted(misfits):
             servable.serve_unbatched(misfit)
         return servable
     except BaseException:
-        (servable or model).close()
+        for model in models:
+            model.close()
         raise
+
+
+def _open(backend: Backend, spec: LoadSpec, source: ModelSource, misfit: Callable[[str], object]) -> LoadedModel:
+    """Loads a model on one device and warms it up there. `misfit` is told why it cannot be batched, if so."""
+    model = backend.load(spec)
+    try:
+        reason = warm_up(model, source.config.warmup, source.root / DIRECTORY)
+    except BaseException:
+        model.close()
+        raise
+    if reason:
+        misfit(reason)
+    return model
+
+
+def _check_alike(first: LoadedModel, other: LoadedModel, device: str) -> None:
+    for kind in ("inputs", "outputs"):
+        if list(getattr(first, kind)) != list(getattr(other, kind)):
+            raise LoadError(f"on {device} the model has other {kind} than in its first pool")
 
 
 class Manager:
@@ -87,10 +117,12 @@ class Manager:
         cores: int = 1,
         cache_dir: Path | None = None,
         load_threads: int = 4,
+        cache: ResponseCache | None = None,
         resources: Mapping[str, int] | None = None,
     ) -> None:
         """`resources` are what models share by `rate_limiter`, in units; `cores` is one of them unless it is given."""
-        self.registry = Registry(self.versions_by_state)
+        self._cache = cache
+        self.registry = Registry(self.versions_by_state, lambda: cache.size if cache is not None else (0, 0))
         self._backends = backends
         self._cores = cores
         self._cache_dir = cache_dir
@@ -189,9 +221,7 @@ class Manager:
     def _load(self, source: ModelSource, version: int) -> None:
         started = time.monotonic()
         try:
-            cores = self._shares.cores.get((source.name, version), self._cores)
-            claim = self._shares.claim(source.name, version, source.config)
-            servable = open_servable(source, version, self._backends, cores, self._cache_dir, self._threads, claim)
+            servable = self._open(source, version)
         except Exception as exc:
             expected = isinstance(exc, OperatorError)
             reason = str(exc) if expected else f"{type(exc).__name__}: {exc}"
@@ -215,6 +245,21 @@ class Manager:
             logger.info("model '%s' version %d is ready after %.2f s", source.name, version, seconds)
         self._advance(source.name)
         self._changed()
+
+    def _open(self, source: ModelSource, version: int) -> Servable:
+        cores = self._shares.cores.get((source.name, version), self._cores)
+        claim = self._shares.claim(source.name, version, source.config)
+        servable = open_servable(
+            source, version, self._backends, cores, self._cache_dir, self._threads, self._cache, claim
+        )
+        if source.config.response_cache and not servable.caches:
+            logger.warning(
+                "model '%s' version %d: response_cache has no effect, for the server has no memory for it"
+                " (--response-cache-bytes 0)",
+                source.name,
+                version,
+            )
+        return servable
 
     def _unload(self, name: str, version: int) -> None:
         servable = self._unpublish(name, version)
@@ -313,9 +358,17 @@ class Manager:
     def index(self) -> list[IndexEntry]:
         """Every version that is known, by name and number, and every model with a fault."""
         with self._lock:
-            entries = [IndexEntry(name, str(version), s.state, s.reason) for name, version, s in self._all()]
+            entries = [
+                IndexEntry(name, str(version), s.state, s.reason or self._faults_of(name, version))
+                for name, version, s in self._all()
+            ]
             faults = [IndexEntry(name, "", State.UNAVAILABLE, reason) for name, reason in self._faults.items()]
         return sorted(entries + faults, key=lambda entry: (entry.name, int(entry.version or 0)))
+
+    def _faults_of(self, name: str, version: int) -> str:
+        """Why instances of a version are out of service, or why it is served unbatched."""
+        servable = self._versions(name).get(str(version))
+        return servable.remarks if servable else ""
 
     def versions_by_state(self) -> dict[str, int]:
         counts = {state.value: 0 for state in State}

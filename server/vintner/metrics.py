@@ -13,10 +13,12 @@ import platform
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 from vintner import __version__
+from vintner.batching import Reason
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -33,6 +35,8 @@ ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0
 
 MOST_SIZES: Final = 256
 """Batch sizes that are counted apart: clients choose them."""
+
+CUT_REASONS: Final[Sequence[Reason]] = get_args(Reason)
 
 OUTCOMES: Final = (
     "ok", "invalid_argument", "not_found", "too_large", "unsupported", "queue_full", "queue_timeout", "unavailable",
@@ -82,14 +86,17 @@ class Stages:
 
 
 class SchedulerMetrics:
-    """Executions of one model version. `ran` is called under the scheduler's lock."""
+    """Executions of one model version, and why their batches were cut. `ran` is called under the scheduler's lock."""
 
-    __slots__ = ("by_rows", "compute", "executions", "last", "requests", "rows", "wait")
+    __slots__ = ("assembly", "by_rows", "compute", "cuts", "executions", "last", "requests", "rows", "split", "wait")
 
     def __init__(self) -> None:
         self.wait = Histogram(SECONDS)
         self.compute = Histogram(SECONDS)
+        self.assembly = Histogram(SECONDS)
+        self.split = Histogram(SECONDS)
         self.rows = Histogram(ROWS)
+        self.cuts = dict.fromkeys(CUT_REASONS, 0)
         self.executions = 0
         self.requests = Stages()
         """Each execution counted for each of its requests: what they waited for it."""
@@ -105,6 +112,9 @@ class SchedulerMetrics:
         self.compute.observe(sum(stages))
         for wait in waits:
             self.wait.observe(wait)
+        if len(waits) > 1:  # a request alone is neither assembled nor split
+            self.assembly.observe(stages[0])
+            self.split.observe(stages[2])
         self.requests.add(len(waits), stages)
         by_rows = self.by_rows.get(rows)
         if by_rows is None:
@@ -112,6 +122,16 @@ class SchedulerMetrics:
                 return
             by_rows = self.by_rows[rows] = Stages()
         by_rows.add(1, stages)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """For the metrics. `instances` are in service, `out` are not."""
+
+    device: str
+    busy: int
+    instances: int
+    out: int
 
 
 class RequestMetrics:
@@ -133,28 +153,69 @@ class RequestMetrics:
                 self.failed_seconds += seconds
 
 
+class CacheMetrics:
+    """Lookups of one model version in the response cache; the seconds of a miss include the keeping of its answer."""
+
+    __slots__ = ("_lock", "hit_seconds", "hits", "miss_seconds", "misses")
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.hits = 0
+        self.misses = 0
+        self.hit_seconds = 0.0
+        self.miss_seconds = 0.0
+
+    def looked_up(self, hit: bool, seconds: float) -> None:
+        with self._lock:
+            if hit:
+                self.hits += 1
+                self.hit_seconds += seconds
+            else:
+                self.misses += 1
+                self.miss_seconds += seconds
+
+    def kept(self, seconds: float) -> None:
+        with self._lock:
+            self.miss_seconds += seconds
+
+
 PROTOCOLS: Final = ("grpc", "rest")
 
 
 class ModelMetrics:
     """The series of one loaded model version."""
 
-    def __init__(self, model: str, version: str, gauges: Callable[[], Mapping[str, float]] = dict) -> None:
-        """`gauges` is asked at scrape time for the current `in_flight`, `queue_requests`, `queue_bytes`, ..."""
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        gauges: Callable[[], Mapping[str, float]] = dict,
+        pools: Callable[[], Sequence[PoolState]] = tuple,
+    ) -> None:
+        """At scrape time `gauges` is asked for the current `in_flight`, `queue_requests` and `queue_bytes`, and
+        `pools` for the instances."""
         self.model = model
         self.version = version
         self.gauges = gauges
+        self.pools = pools
         self.scheduler = SchedulerMetrics()
+        self.cache = CacheMetrics()
         self.requests = {protocol: RequestMetrics() for protocol in PROTOCOLS}
 
 
 class Registry:
     """All series of the server. Models come and go; what belongs to no loaded model is counted without a name."""
 
-    def __init__(self, versions_by_state: Callable[[], Mapping[str, int]] = dict) -> None:
+    def __init__(
+        self,
+        versions_by_state: Callable[[], Mapping[str, int]] = dict,
+        cache_size: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
+        """Both are asked at scrape time; `cache_size` for entries and bytes of the response cache."""
         self._lock = Lock()
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._versions_by_state = versions_by_state
+        self._cache_size = cache_size
         self._started = time.time()
         self.rejected = {protocol: RequestMetrics() for protocol in PROTOCOLS}
         self.loads = 0
@@ -191,7 +252,9 @@ class Registry:
             models = list(self._models.values())
         yield from self._requests(models)
         yield from self._executions(models)
+        yield from self._cache(models)
         yield from self._gauges(models)
+        yield from self._instances(models)
         yield from self._server()
 
     def _requests(self, models: Iterable[ModelMetrics]) -> Iterator[Metric]:
@@ -235,7 +298,15 @@ class Registry:
                 labels=labels,
             ),
             "compute": HistogramMetricFamily(
-                "vintner_compute_duration_seconds", "Run time of a batch, assembly included.", labels=labels
+                "vintner_compute_duration_seconds", "Run time of a batch, assembly and splitting included.",
+                labels=labels,
+            ),
+            "assembly": HistogramMetricFamily(
+                "vintner_assembly_duration_seconds", "Assembly of a batch of several requests.", labels=labels
+            ),
+            "split": HistogramMetricFamily(
+                "vintner_split_duration_seconds", "Splitting of the outputs of a batch of several requests.",
+                labels=labels,
             ),
             "rows": HistogramMetricFamily("vintner_batch_rows", "Rows of a batch.", labels=labels),
         }  # fmt: skip
@@ -249,6 +320,28 @@ class Registry:
         yield executions
         yield rows
         yield from histograms.values()
+        cuts = CounterMetricFamily(
+            "vintner_batch_cuts", "Batches, by why they held no more.", labels=[*labels, "reason"]
+        )
+        for model in models:
+            for reason, number in model.scheduler.cuts.items():
+                cuts.add_metric([model.model, model.version, reason], number)
+        yield cuts
+
+    def _cache(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        labels = ["model", "version"]
+        hits = CounterMetricFamily("vintner_cache_hits", "Requests answered from the response cache.", labels=labels)
+        misses = CounterMetricFamily("vintner_cache_misses", "Requests not found in the response cache.", labels=labels)
+        for model in models:
+            hits.add_metric([model.model, model.version], model.cache.hits)
+            misses.add_metric([model.model, model.version], model.cache.misses)
+        yield hits
+        yield misses
+        entries, size = self._cache_size()
+        yield GaugeMetricFamily("vintner_cache_entries", "Answers in the response cache.", value=entries)
+        yield GaugeMetricFamily("vintner_cache_bytes", "Bytes that the response cache takes.", value=size)
 
     def _gauges(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily
@@ -257,8 +350,6 @@ class Registry:
             "in_flight": ("vintner_requests_in_flight", "Requests that wait or run."),
             "queue_requests": ("vintner_queue_requests", "Requests that wait for an instance."),
             "queue_bytes": ("vintner_queue_bytes", "Bytes of input that wait for an instance."),
-            "busy": ("vintner_instances_busy", "Instances that run a batch."),
-            "instances": ("vintner_instances", "Instances of the model version."),
             "waiting": ("vintner_instances_waiting", "Instances that wait for resources that other models hold."),
         }
         for key, (name, help_text) in families.items():
@@ -267,6 +358,24 @@ class Registry:
                 value = model.gauges().get(key)
                 if value is not None:
                     family.add_metric([model.model, model.version], value)
+            yield family
+
+    def _instances(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        families = {
+            "busy": ("vintner_instances_busy", "Instances that run a batch."),
+            "instances": ("vintner_instances", "Instances in service."),
+            "out": ("vintner_instances_out", "Instances that failed or hang, until they are opened anew."),
+        }
+        for key, (name, help_text) in families.items():
+            family = GaugeMetricFamily(name, help_text, labels=["model", "version", "device"])
+            for model in models:
+                counts: dict[str, int] = {}
+                for pool in model.pools():
+                    counts[pool.device] = counts.get(pool.device, 0) + getattr(pool, key)
+                for device, count in counts.items():
+                    family.add_metric([model.model, model.version, device], count)
             yield family
 
     def _server(self) -> Iterator[Metric]:

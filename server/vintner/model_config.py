@@ -120,6 +120,9 @@ def _by_tensor(given: object) -> object:
 
 
 Name = Annotated[str, Field(min_length=1)]
+Hint = Literal["throughput", "latency"]
+Precision = Literal["f32", "f16", "bf16"]
+Cores = Annotated[str, Field(min_length=1), BeforeValidator(lambda given: str(given) if type(given) is int else given)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Shape = tuple[Annotated[int, Field(strict=True, ge=-1)], ...]
@@ -150,11 +153,26 @@ class Section(BaseModel):
 
 
 class BatchingConfig(Section):
-    """Merging of requests. With `max_batch_size` the first dimension of every tensor is the batch, and a request with
-    more rows is refused; without it batching is derived from a dynamic first dimension."""
+    """Merging of requests. With `max_batch_size` the first dimension of every tensor is the batch; without it batching
+    is derived from a dynamic first dimension. A request with more rows than a batch can have is refused with it, and
+    run alone without it, unless `larger_requests` says otherwise."""
 
     enabled: StrictBool = True
     max_batch_size: Count | None = None
+    preferred_batch_sizes: tuple[Count, ...] = ()
+    max_queue_delay_seconds: Seconds | None = None
+    preserve_order: StrictBool = False
+    larger_requests: Literal["refuse", "run_alone"] | None = None
+    retry_failed: StrictBool = True
+
+    @model_validator(mode="after")
+    def _within_limit(self) -> BatchingConfig:
+        largest = max(self.preferred_batch_sizes, default=0)
+        if self.max_batch_size is not None and largest > self.max_batch_size:
+            raise ValueError(
+                f"preferred_batch_sizes: expected at most the max_batch_size of {self.max_batch_size}, got {largest}"
+            )
+        return self
 
 
 class QueueLevel(Section):
@@ -240,6 +258,19 @@ class RateLimiterConfig(Section):
         return self
 
 
+class PoolConfig(Section):
+    """Instances on one device. What is left out is as the model's own key of that name says; `hint` is its
+    `performance_hint`."""
+
+    device: Name | None = None
+    hint: Hint | None = None
+    precision: Precision | None = None
+    instances: Annotated[int | None, BeforeValidator(_instances)] = None
+    streams: Count | None = None
+    threads: Count | None = None
+    cores: Cores | None = None
+
+
 class ModelConfig(Section):
     """Everything that can be set for one model. Tensors are keyed by the model's own names."""
 
@@ -247,20 +278,35 @@ class ModelConfig(Section):
     backend: Name | None = None
     filename: Annotated[Name, AfterValidator(_filename)] | None = None
     device: Name = "CPU"
-    performance_hint: Literal["throughput", "latency"] = "throughput"
-    precision: Literal["f32", "f16", "bf16"] | None = None
+    performance_hint: Hint = "throughput"
+    precision: Precision | None = None
     instances: Annotated[int | None, BeforeValidator(_instances)] = None
     streams: Count | None = None
     threads: Count | None = None
+    cores: Cores | None = None
+    pools: Annotated[tuple[PoolConfig, ...], Field(min_length=1)] | None = None
+    execution_timeout_seconds: Seconds | None = None
+    reopen_after_failures: Count = 3
     core_weight: Annotated[float, Field(ge=0.001, le=1000)] | None = None
     rate_limiter: RateLimiterConfig | None = None
     batching: Annotated[BatchingConfig, BeforeValidator(_batching)] = BatchingConfig()
     queue: QueueConfig = QueueConfig()
+    response_cache: StrictBool = False
     inputs: Annotated[Mapping[str, InputConfig], BeforeValidator(_by_tensor)] = {}
     outputs: Annotated[Mapping[str, TensorConfig], BeforeValidator(_by_tensor)] = {}
     warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()
     version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()
     backend_options: Mapping[str, Any] = {}
+
+    def in_pools(self) -> tuple[ModelConfig, ...]:
+        """For each pool, the configuration of a model that is on its device alone."""
+        return tuple(self._on(pool) for pool in self.pools) if self.pools else (self,)
+
+    def _on(self, pool: PoolConfig) -> ModelConfig:
+        own = {key: getattr(pool, key) for key in pool.model_fields_set}
+        if "hint" in own:
+            own["performance_hint"] = own.pop("hint")
+        return self.model_copy(update={**own, "pools": None})
 
     @model_validator(mode="after")
     def _distinct_names(self) -> ModelConfig:

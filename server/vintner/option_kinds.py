@@ -32,11 +32,12 @@ def integer(low: int, high: int | None = None, metavar: str = "N") -> Kind[int]:
     return Kind(expected, metavar, lambda text: _within(int(text), low, high))
 
 
-def size(high: int | None = None) -> Kind[int]:
-    """A number of bytes from 1 to `high`; `64MiB` and Kubernetes' `64Mi` are the same."""
+def size(high: int | None = None, low: int = 1) -> Kind[int]:
+    """A number of bytes from `low`, 0 or 1, to `high`; `64MiB` and Kubernetes' `64Mi` are the same."""
     limit = f" up to {high}" if high is not None else ""
-    expected = f"a number of bytes{limit}, such as 1048576, 512KiB, 64MiB or 1GiB"
-    return Kind(expected, "BYTES", lambda text: _within(_parse_size(text), 1, high), _write_size)
+    zero = "0 or " if low == 0 else ""
+    expected = f"{zero}a number of bytes{limit}, such as 1048576, 512KiB, 64MiB or 1GiB"
+    return Kind(expected, "BYTES", lambda text: _within(_parse_size(text), low, high), _write_size)
 
 
 def choice(names: Sequence[T_co]) -> Kind[T_co]:
@@ -69,7 +70,9 @@ def _parse_size(text: str) -> int:
 
 
 def _write_size(number: int) -> str:
-    """The shortest exact form of a positive number: 67108864 is 64MiB."""
+    """The shortest exact form: 67108864 is 64MiB."""
+    if number == 0:
+        return "0"
     unit = max((unit for unit, shift in SIZE_SHIFTS.items() if number % (1 << shift) == 0), key=SIZE_SHIFTS.__getitem__)
     return f"{number >> SIZE_SHIFTS[unit]}{unit}iB" if unit else str(number)
 

@@ -10,8 +10,10 @@ A model whose runs are brief, less than a thread switch is worth caring for, is 
 Where runs take longer, the instance is handed to a worker thread before the answers are sent, so that it does not wait
 for them; idle instances share what waits; and a request that waits learns of its client's cancellation.
 
-Invariants, under the lock: an idle instance means an empty queue, or a leader who is about to cut; a call is queued,
-running or done, and gets exactly one result; an instance is idle or in the hands of exactly one leader.
+What instances there are and which of them leads is for `pools`; what becomes of one that fails or hangs for `recovery`.
+
+Invariants, under the lock: an idle instance means an empty queue, a leader who is about to cut, or a faster pool that
+will soon be free; a call is queued, running or done, and gets exactly one result.
 """
 
 from __future__ import annotations
@@ -25,24 +27,22 @@ from threading import Lock
 from typing import Final
 
 from vintner.alarms import Alarm, AlarmClock
-from vintner.backend import Instance
+from vintner.answer_order import AnswerOrder
+from vintner.backend import LoadedModel
 from vintner.batching import BatchQueue, QueueLimits
 from vintner.call import Call, Result, answer
 from vintner.cores import give_way
-from vintner.errors import Cancelled, Stopping
-from vintner.execution import execute
+from vintner.errors import Cancelled, DeadlineExceeded, ModelNotReady, Stopping, VintnerError
+from vintner.execution import Execution, execute
 from vintner.executor import LeanExecutor
-from vintner.metrics import SchedulerMetrics
+from vintner.metrics import PoolState, SchedulerMetrics
+from vintner.pools import WEIGHT, Opening, Pool, Pools, Slot
+from vintner.queue_delay import QueueDelay
 from vintner.rate_limiter import Claim
+from vintner.recovery import Recovery, Sample, sample_of
 from vintner.turnstile import Turnstile, Turnstiles
 
 logger = logging.getLogger(__name__)
-
-BRIEF: Final = 1e-3
-"""Seconds of mean run time below which a hand-over to another thread costs more than it gains."""
-
-WEIGHT: Final = 0.2
-"""Of the newest run in the mean of run times."""
 
 COPIED: Final = 2e9
 """Bytes per second at which large requests are stacked, their way through the caches included, on the safe side."""
@@ -70,21 +70,43 @@ class Threads:
     turnstiles: Turnstiles = field(default_factory=Turnstiles)
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """When an instance is no longer trusted: after so many failures in a row, and after seconds in one run."""
+
+    failures: int = 3
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How requests are put together; rows, and seconds. See `BatchQueue` and `QueueDelay`.
+
+    `in_order` gives answers in the order of arrival; `retry` runs the members of a batch that failed one by one.
+    """
+
+    max_rows: int = 1
+    preferred: Sequence[int] = ()
+    longest_delay: float | None = None
+    in_order: bool = False
+    retry: bool = True
+
+
 class Turn:
     """An instance in the hands of whoever submitted the request that found it idle. To be run soon, and to the end."""
 
-    __slots__ = ("_alone", "_scheduler", "granted", "instance")
+    __slots__ = ("_alone", "_scheduler", "granted", "slot")
 
-    def __init__(self, scheduler: Scheduler, instance: Instance, alone: bool = False) -> None:
+    def __init__(self, scheduler: Scheduler, slot: Slot, alone: bool = False) -> None:
         self._scheduler = scheduler
-        self.instance = instance
+        self.slot = slot
         self.granted = False  # it has the resources that its next run needs
         self._alone = alone  # the request would not be stacked with others
 
     @property
     def brief(self) -> bool:
         """Whether it can be expected to take no longer than a thread switch is worth."""
-        return self._scheduler.brief
+        return self.slot.pool.brief
 
     def gather(self) -> None:
         """Lets requests in that came with the one that got this turn, and wait for the interpreter or a core."""
@@ -101,7 +123,11 @@ class Turn:
         turnstile = self._scheduler.turnstile
         if turnstile is not None and not turnstile.enter(self):
             return False
-        return self._scheduler.lead(self.instance)
+        slot = self._scheduler.lead(self.slot)
+        if slot is None:
+            return False
+        self.slot = slot
+        return True
 
     def run(self) -> None:
         """Runs batches until nothing waits, or until another thread has taken over."""
@@ -126,29 +152,39 @@ class Scheduler:
 
     def __init__(
         self,
-        instances: Sequence[Instance],
+        pools: Sequence[Pool],
         *,
-        max_rows: int = 1,
+        batching: Batching | None = None,
         limits: QueueLimits | None = None,
         metrics: SchedulerMetrics | None = None,
         threads: Threads | None = None,
+        health: Health | None = None,
         claim: Claim | None = None,
     ) -> None:
         """Raises LoadError if the claim is for more of a resource than there is."""
         self.threads = threads or Threads()
         self.turnstile: Turnstile[Turn] | None = self.threads.turnstiles.open(claim) if claim else None
         self._lock = Lock()
-        self._idle = list(instances)
-        self._total = len(instances)
-        self._queue: BatchQueue[Call] = BatchQueue(limits or QueueLimits(), max_rows)
+        self._pools = Pools(pools)
+        self._health = health or Health()
+        self._recovery = Recovery(self)
+        self._batching = batching = batching or Batching()
+        self._queue: BatchQueue[Call] = BatchQueue(limits or QueueLimits(), batching.max_rows, batching.preferred)
+        self._delay: QueueDelay | None = None
+        if batching.longest_delay and batching.max_rows > 1:
+            self._delay = QueueDelay(batching.longest_delay, max(batching.preferred, default=batching.max_rows))
+        self._order = AnswerOrder() if batching.in_order else None
         self._running: set[Call] = set()  # only those that had a deadline when they began
         self._metrics = metrics or SchedulerMetrics()
-        self._mean = math.inf  # seconds of a run; long until it has been measured
-        self._mean_each = math.inf  # the same for each request of it
+        self._mean_each = math.inf  # seconds of a run for each request of it; long until it has been measured
         self._gathering = False  # a leader has its instance and has not cut its first batch yet
         self._alarm: Alarm | None = None
         self._when_idle: Callable[[], None] | None = None
-        self._closed = False
+        self._refusal: tuple[type[VintnerError], str] | None = None  # what new calls are told
+        self.unbatched = ""
+        """Why nothing is stacked though the shapes would admit it; empty otherwise."""
+        self.sample: Sample | None = None
+        """What inputs look like that a run succeeded with."""
 
     @property
     def queued(self) -> tuple[int, int]:
@@ -157,8 +193,9 @@ class Scheduler:
 
     @property
     def instances(self) -> tuple[int, int]:
-        """Busy and all instances; those that wait for resources are not busy."""
-        return self._total - len(self._idle) - self.awaiting_resources, self._total
+        """Busy ones, and all that are in service; those that wait for resources are not busy."""
+        states = self.pools
+        return sum(state.busy for state in states), sum(state.instances for state in states)
 
     @property
     def awaiting_resources(self) -> int:
@@ -168,7 +205,21 @@ class Scheduler:
     @property
     def brief(self) -> bool:
         """Whether runs take so little that passing them to another thread does not pay."""
-        return self._mean < BRIEF
+        return self._pools.brief
+
+    @property
+    def pools(self) -> Sequence[PoolState]:
+        return [pool.state for pool in self._pools]
+
+    @property
+    def faults(self) -> str:
+        """Why instances are out of service; empty if none is."""
+        return self._pools.faults
+
+    @property
+    def down(self) -> bool:
+        """Whether no instance is in service."""
+        return not self._pools.in_service
 
     # -- a call's way in and out -----------------------------------------------------------------------------
 
@@ -194,34 +245,75 @@ class Scheduler:
     def _enqueue(self, call: Call) -> Turn | None:
         """As `submit`. Needs the lock."""
         call.state = "done"  # for a cancellation, if the call is refused
-        if self._closed:
-            raise Stopping("the model is being unloaded")
+        if self._refusal is not None:
+            error, reason = self._refusal
+            raise error(reason)
         if call.deadline is not None:
             self._expect(call.deadline)
         self._queue.push(call)
         call.state = "queued"
-        if not self._idle or self._gathering:
+        if self._order is not None:
+            self._order.expect(call)
+        if self._delay is not None:
+            self._delay.arrived(call.arrived)
+        if self._gathering or (slot := self._take(call.arrived)) is None:
             return None
         self._gathering = True
-        return Turn(self, self._idle.pop(), not self._pays(call))
+        return Turn(self, slot, not self._pays(call))
+
+    def _take(self, now: float) -> Slot | None:
+        """The slot that is to lead what waits, if one is. Needs the lock."""
+        if not self._queue or (self._delay is not None and self._waits(self._delay, now)):
+            return None
+        slot = self._pools.take(self._queue.rows, now)
+        if slot is None and self._pools.several and self._pools.idle:
+            self._expect(now + self._pools.patience(now))
+        return slot
+
+    def _waits(self, delay: QueueDelay, now: float) -> bool:
+        """Whether an instance had better wait for more requests. Needs the lock."""
+        if not self._pools.idle:
+            return False
+        oldest = min(call.arrived for call in self._queue)
+        deadline = min((call.deadline for call in self._queue if call.deadline is not None), default=math.inf)
+        until = delay.until(self._queue.rows, oldest, deadline, now)
+        if until is not None:
+            self._expect(until)
+        return until is not None
+
+    @property
+    def max_rows(self) -> int:
+        return self._queue.max_rows
 
     def serve_unbatched(self, reason: str) -> None:
         """Stacks nothing from now on."""
-        self._queue.max_rows = 1
-        logger.warning("served unbatched from now on: %s", reason)
+        if self._queue.max_rows > 1:
+            self._queue.max_rows = 1
+            self.unbatched = reason
+            logger.warning("served unbatched from now on: %s", reason)
 
     def close(self) -> None:
         """Refuses new calls and answers the ones that wait. Instances that run are left to their leaders."""
         with self._lock:
-            self._closed = True
             if self._alarm:
                 self.threads.alarms.cancel(self._alarm)
-            waiting = [self._queue.pop() for _ in range(len(self._queue))]
-            ended = [call for call in waiting if self._end(call, Stopping("the model is being unloaded"))]
-        answer(ended)
+            ended = self._refuse(Stopping, "the model is being unloaded")
         self._recall()
+        with self._lock:
+            openings = self._pools.retire()
+        self._answer(ended)
+        for opening in openings:
+            _close(opening)
         if self.turnstile is not None:
             self.turnstile.close()
+
+    def _refuse(self, error: type[VintnerError], reason: str) -> list[Call]:
+        """Has new calls refused from now on, and ends those that wait. Needs the lock."""
+        self._refusal = (error, reason)
+        waiting = list(self._queue)
+        for call in waiting:
+            self._queue.remove(call)
+        return [call for call in waiting if self._end(call, error(reason))]
 
     def _withdraw(self, call: Call, error: Exception) -> None:
         """Gives a call its error, unless it is done. If it runs, its batch goes on without it."""
@@ -229,16 +321,25 @@ class Scheduler:
             self._queue.remove(call)
             ended = self._end(call, error)
         if ended:
-            answer([call])
+            self._answer([call])
 
-    def _end(self, call: Call, result: Result) -> bool:
+    def _end(self, call: Call, result: Result, ran: bool = False) -> bool:
         """Marks a call as done; False if it was. Needs the lock, for many may want to end a call."""
         if call.state == "done":
             return False
+        if self._order is not None and not ran:
+            self._order.leave(call)
         call.state = "done"
         call.result = result
         self._running.discard(call)
         return True
+
+    def _answer(self, ended: Sequence[Call]) -> None:
+        """Tells the owners of calls that have ended, and those who waited for their order. Not to be called under the
+        lock."""
+        answer(ended)
+        if self._order is not None:
+            self._order.answer()
 
     # -- deadlines -------------------------------------------------------------------------------------------
 
@@ -263,10 +364,17 @@ class Scheduler:
                     self._queue.remove(call)
                     self._end(call, call.lateness())
             late = [call for call in late if call.state == "done"]
+            given_up = self._overdue(now)
+            late += self._give_up(given_up)
             left = [call.deadline for call in (*self._queue, *self._running) if call.deadline is not None]
+            left += [slot.started + limit for slot in self._pools.busy()] if (limit := self._health.timeout) else []
             if left and not self._closed:
                 self._expect(min(left))
-        answer(late)
+        if self.turnstile is not None:
+            for _ in given_up:  # whose runs may never end, and would keep all others waiting
+                self.turnstile.leave()
+        self._answer(late)
+        self._resume()
 
     def _postpone(self, call: Call) -> None:
         """Puts a call behind the others, if it does not run already. Needs the lock."""
@@ -288,103 +396,226 @@ class Scheduler:
             return
         turns = self.turnstile.recall()
         with self._lock:
-            self._idle += [turn.instance for turn in turns]
+            closing = [self._put(turn.slot) for turn in turns]
             self._gathering = self._gathering and not turns
+        for opening in closing:
+            _close(opening)
 
     def _tell_idle(self) -> None:
-        if self._when_idle is not None and len(self._idle) == self._total:
+        if self._when_idle is not None and self._pools.at_rest:
             self._when_idle()
 
-    def lead(self, instance: Instance) -> bool:
-        """Cuts a batch, runs it, answers its members. True if the caller has to go on with this instance."""
-        more = self._lead(instance)
-        if not more and self._when_idle is not None:
+    def lead(self, slot: Slot) -> Slot | None:
+        """Cuts a batch, runs it, answers its members. Returns the slot that the caller has to go on with, if any."""
+        following = self._lead(slot)
+        if following is None and self._when_idle is not None:
             self._tell_idle()
-        return more
+        return following
 
-    def _lead(self, instance: Instance) -> bool:
+    def _lead(self, slot: Slot) -> Slot | None:
         with self._lock:
             self._gathering = False
-            batch, expired = self._cut()
-            if not batch:
-                self._idle.append(instance)
-            other = self._idle.pop() if self._queue and self._idle else None
+            now = time.monotonic()
+            batch, expired = self._cut(slot, now)
+            if batch:
+                self._begin(slot, batch, now)
+            closing = None if batch else self._put(slot)
+            other = self._take(now)
         if other is not None:
             Turn(self, other).pass_on()
         if not batch and self.turnstile is not None:
             self.turnstile.leave(used=False)
-        answer(expired)
+        self._answer(expired)
         if not batch:
-            return False
+            _close(closing)
+            return None
         started = time.monotonic()
-        execution = execute(batch, instance)
-        taken = sum(execution.stages)
+        execution = execute(batch, slot.instance, self._batching.retry)
         if execution.misfit is not None:
             self.serve_unbatched(execution.misfit)
         with self._lock:
-            self._mean = _moved(self._mean, taken)
-            self._mean_each = _moved(self._mean_each, taken / len(batch))
-            self._metrics.ran(
-                rows=sum(call.rows for call in batch),
-                waits=[started - call.arrived for call in batch],
-                stages=execution.stages,
-            )
-            ended = [call for call, result in zip(batch, execution.results, strict=True) if self._end(call, result)]
-            stay = self.brief
+            self._count(slot, batch, execution, started)
+            results = zip(batch, execution.results, strict=True)
+            ended = [call for call, result in results if self._end(call, result, ran=True)]
+            lost = slot.lost
             limited = self.turnstile is not None
-            more = (limited or not stay) and self._keep(instance)
-        following = Turn(self, instance) if more else None
-        if self.turnstile is not None and not self.turnstile.leave(following):
-            following = None
-        if following is not None and not stay:
-            following.pass_on()
-        answer(ended)
-        if limited or not stay:
-            return stay and following is not None
-        with self._lock:
-            return self._keep(instance)
+            stay = slot.pool.brief and not (limited and lost)
+            following, closing = (None, None) if stay and not limited else self._next(slot)
+        turn = Turn(self, following) if following is not None else None
+        # What a lost instance had was given back when it was given up.
+        if self.turnstile is not None and not lost and not self.turnstile.leave(turn):
+            turn = following = None
+        if turn is not None and not stay:
+            turn.pass_on()
+        self._answer([] if self._order else ended)
+        if stay and not limited:
+            with self._lock:
+                following, closing = self._next(slot)
+        _close(closing)
+        return following if stay else None
 
-    def _keep(self, instance: Instance) -> bool:
-        """Whether there is more for an instance; makes it idle if there is not. Needs the lock."""
-        if self._queue:
-            return True
-        self._idle.append(instance)
-        return False
+    def _begin(self, slot: Slot, batch: Sequence[Call], now: float) -> None:
+        """Marks a batch as running. Needs the lock."""
+        for call in batch:
+            call.state = "running"
+            if call.deadline is not None:
+                self._running.add(call)
+        slot.begin(batch, now)
+        if self._health.timeout is not None:
+            self._expect(now + self._health.timeout)
 
-    def _cut(self) -> tuple[list[Call], list[Call]]:
-        """Takes the next batch out of the queue, and what has expired before it. Needs the lock."""
-        now = time.monotonic()
+    def _next(self, slot: Slot) -> tuple[Slot | None, Opening | None]:
+        """Puts a slot back and takes the one that is to go on, which is mostly the same. Needs the lock."""
+        closing = self._put(slot)
+        return self._take(time.monotonic()), closing
+
+    def _put(self, slot: Slot) -> Opening | None:
+        """Takes a slot back from its leader. Returns what is to be closed now. Needs the lock."""
+        return slot.opening if self._pools.put(slot) else None
+
+    def _count(self, slot: Slot, batch: Sequence[Call], execution: Execution, started: float) -> None:
+        """What a run tells of its pool, its instance and for the metrics. Needs the lock."""
+        taken = sum(execution.stages)
+        rows = sum(call.rows for call in batch)
+        self._metrics.ran(rows, [started - call.arrived for call in batch], execution.stages)
+        for call in batch:
+            if call.timing is not None:
+                call.timing.ran(started - call.arrived, execution.stages, rows, len(batch))
+        self._mean_each = _moved(self._mean_each, taken / len(batch))
+        if execution.failure is not None:
+            self._suspect(slot, execution.failure)
+            return
+        slot.failures = 0
+        if not slot.lost:
+            self._pools.measured(slot, taken, rows)
+            if self._delay is not None:
+                self._delay.cost.ran(rows, taken)
+        if self.sample is None:
+            self.sample = sample_of(batch[0].inputs)
+
+    def _cut(self, slot: Slot, now: float) -> tuple[list[Call], list[Call]]:
+        """Takes a slot's next batch out of the queue, and what has expired before it. Needs the lock."""
         expired: list[Call] = []
-        while self._queue:
-            leader = self._queue.pop()
+        ahead = self._pools.ahead(slot.pool, now)
+        while (leader := self._queue.pop(ahead)) is not None:
             if leader.expired(now):
                 if leader.postpones:
                     self._postpone(leader)
                 elif self._end(leader, leader.lateness()):
                     expired.append(leader)
                 continue
-            batch = [leader, *self._queue.cut(leader, now, self._share(leader))]
-            for call in batch:
-                call.state = "running"
-                if call.deadline is not None:
-                    self._running.add(call)
-            return batch, expired
+            pays = self._pays(leader)
+            share = self._pools.share(slot, leader.rows + self._queue.rows) if pays else leader.rows
+            followers, reason = self._queue.cut(leader, now, share)
+            if reason == "share" and not pays:
+                reason = "large"
+            elif reason == "idle" and self._delay is not None:
+                reason = self._delay.cut()
+            self._metrics.cuts[reason] += 1
+            return [leader, *followers], expired
         return [], expired
-
-    def _share(self, leader: Call) -> int | None:
-        """Rows that a batch may have, if not as many as it can.
-
-        Idle instances take part in what waits, if runs are worth their wake-up.
-        """
-        if not self._pays(leader):
-            return leader.rows
-        if not self._idle or self.brief:
-            return None
-        return math.ceil((leader.rows + self._queue.rows) / (len(self._idle) + 1))
 
     def _pays(self, leader: Call) -> bool:
         """Whether stacking a request costs less than its run. A large input is best run while it is in the cache."""
         return leader.size <= max(SMALL, self._mean_each * COPIED)
+
+    # -- health ----------------------------------------------------------------------------------------------
+
+    @property
+    def _closed(self) -> bool:
+        return self._refusal is not None and self._refusal[0] is Stopping
+
+    def _suspect(self, slot: Slot, failure: Exception) -> None:
+        """Counts a run that failed, and takes the instance out if there were too many in a row. Needs the lock.
+
+        One that has never succeeded is let be: the requests may be at fault, and nothing shows that it once was fit.
+        """
+        slot.failures += 1
+        if slot.failures >= self._health.failures and slot.in_service and self.sample and slot.pool.reopen:
+            self._pools.take_out(slot)
+            slot.pool.fault = f"{slot.failures} runs in a row failed: {failure}"
+            self._recovery.examine(slot)
+
+    def _overdue(self, now: float) -> list[Slot]:
+        """The slots whose run takes too long. Needs the lock."""
+        limit = self._health.timeout
+        return [] if limit is None else [one for one in self._pools.busy() if one.started + limit <= now]
+
+    def _give_up(self, overdue: Sequence[Slot]) -> list[Call]:
+        """Ends the calls of runs that take too long, whose instances are lost. Needs the lock."""
+        limit = self._health.timeout
+        late: list[Call] = []
+        for slot in overdue:
+            error = f"the model did not finish within its execution timeout of {limit:g} s"
+            late += [call for call in slot.batch if self._end(call, DeadlineExceeded(error))]
+            self._pools.give_up(slot)
+            slot.pool.fault = f"a run took more than {limit:g} s"
+            self._recovery.reopen(slot.pool)
+        return late
+
+    def restore(self, slot: Slot) -> None:
+        """Puts an instance that was taken out back into service."""
+        with self._lock:
+            if slot.lost:
+                return
+            closing = slot.opening if self._pools.restore(slot) else None
+            if slot.pool.in_service == len(slot.pool.opening.slots):
+                slot.pool.fault = ""
+            self._refusal = self._refusal if self._closed else None
+        self._resume()
+        _close(closing)
+
+    def discard(self, slot: Slot) -> None:
+        """Lets go of an instance that was examined and not restored."""
+        with self._lock:
+            closing = slot.opening if self._pools.discard(slot) else None
+        self._resume()
+        _close(closing)
+
+    def replace(self, pool: Pool, model: LoadedModel) -> None:
+        """Puts a pool's newly opened model into the place of the former one, which is closed when no run is in it."""
+        with self._lock:
+            closed = self._closed
+            former = None if closed else pool.open(model.instances, model.close)
+            if not closed:
+                self._refusal = None
+        if former is None:
+            model.close()
+            return
+        self._resume()
+        if former.to_be_closed:
+            _close(former)
+
+    def despair(self) -> None:
+        """If no instance is in service, ends what waits and refuses what comes, until one is again."""
+        with self._lock:
+            if self._closed or self._pools.in_service:
+                return
+            ended = self._refuse(ModelNotReady, f"no instance of the model is in service: {self._pools.faults}")
+        self._answer(ended)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def _resume(self) -> None:
+        """Has what waits led by instances that have become idle, if any."""
+        with self._lock:
+            slot = None if self._gathering else self._take(time.monotonic())
+        if slot is not None:
+            Turn(self, slot).pass_on()
+        self._tell_idle()
+
+
+def _close(opening: Opening | None) -> None:
+    """Gives back what a retired opening holds. Not to be called under the lock."""
+    if opening is not None and opening.close is not None:
+        close, opening.close = opening.close, None
+        try:
+            close()
+        except Exception:
+            logger.exception("a model failed to close")
 
 
 def _moved(mean: float, newest: float) -> float:

@@ -17,11 +17,14 @@ from vintner.backend import LoadedModel
 from vintner.batching import QueueLimits
 from vintner.call import Call, Result
 from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
-from vintner.metrics import ModelMetrics
-from vintner.model_config import ModelConfig, QueueConfig, TensorConfig
+from vintner.metrics import ModelMetrics, PoolState
+from vintner.model_config import BatchingConfig, ModelConfig, QueueConfig, TensorConfig
+from vintner.pools import Pool
 from vintner.queue_policy import QueuePolicy
 from vintner.rate_limiter import Claim
-from vintner.scheduler import Scheduler, Threads, Turn
+from vintner.response_cache import ResponseCache
+from vintner.scheduler import Batching, Health, Scheduler, Threads, Turn
+from vintner.timing import Timing, asks
 from vintner.types import Array, Request, Response, Tensor, TensorSpec
 
 DERIVED_BATCH_ROWS = 64
@@ -39,15 +42,19 @@ class Servable:
         config: ModelConfig,
         threads: Threads | None = None,
         backend: str = "",
+        pools: Sequence[Pool] = (),
+        cache: ResponseCache | None = None,
         claim: Claim | None = None,
     ) -> None:
-        """Takes ownership of the model. Raises LoadError if the configuration contradicts it."""
+        """Takes ownership of the model and of its pools, of which the first is the model itself.
+
+        Raises LoadError if the configuration contradicts it.
+        """
         self.name = name
         self.version = str(version)
         self.platform = model.platform
         self.backend = backend
         self.config = config
-        self._model = model
         self.inputs = _served(model.inputs, config.inputs, "input", name)
         self.outputs = _served(model.outputs, config.outputs, "output", name)
         self._inputs = {spec.name: (own.name, spec) for own, spec in zip(model.inputs, self.inputs, strict=True)}
@@ -56,26 +63,54 @@ class Servable:
         }
         self._row_limit = config.batching.max_batch_size
         self._batched = self._has_batch_dimension()
-        self.max_rows = self._max_rows(config)
+        self._refused_from = self._largest(config.batching)
         self._one_signature = all(-1 not in spec.shape[1:] for spec in self.inputs)
-        self.metrics = ModelMetrics(name, self.version, self._gauges)
+        self.metrics = ModelMetrics(name, self.version, self._gauges, lambda: self.pools)
         self._scheduler = Scheduler(
-            model.instances,
-            max_rows=self.max_rows,
+            pools or [Pool(model.instances, config.device, model.close)],
+            batching=_batching(config.batching, self._max_rows(config)),
             limits=_limits(config.queue),
             metrics=self.metrics.scheduler,
             threads=threads,
+            health=Health(config.reopen_after_failures, config.execution_timeout_seconds),
             claim=claim,
         )
         self._policy = QueuePolicy(config.queue)
+        self._cache = cache.share(self.metrics.cache) if cache is not None and config.response_cache else None
         self._lock = Lock()
         self._leases = 0
         self._retired = False
         self.drained = Event()
 
     @property
-    def instances(self) -> int:
-        return self._scheduler.instances[1]
+    def max_rows(self) -> int:
+        """Rows of a batch, at most; 1 if nothing is stacked."""
+        return self._scheduler.max_rows
+
+    @property
+    def pools(self) -> Sequence[PoolState]:
+        return self._scheduler.pools
+
+    @property
+    def faults(self) -> str:
+        """Why instances are out of service; empty if none is."""
+        return self._scheduler.faults
+
+    @property
+    def remarks(self) -> str:
+        """What an operator should know of a version that is served; empty if all is well."""
+        unbatched = self._scheduler.unbatched
+        return "; ".join(filter(None, (self.faults, unbatched and f"served unbatched: {unbatched}")))
+
+    @property
+    def down(self) -> bool:
+        """Whether no instance is in service."""
+        return self._scheduler.down
+
+    @property
+    def caches(self) -> bool:
+        """Whether answers are kept for requests that come again."""
+        return self._cache is not None
 
     def _has_batch_dimension(self) -> bool:
         return bool(self.inputs) and all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
@@ -88,23 +123,23 @@ class Servable:
             return 1
         return self._row_limit or DERIVED_BATCH_ROWS
 
+    def _largest(self, config: BatchingConfig) -> int | None:
+        """Rows above which a request is refused."""
+        refuses = config.larger_requests or ("refuse" if self._row_limit is not None else "run_alone")
+        return (self._row_limit or DERIVED_BATCH_ROWS) if refuses == "refuse" and self._batched else None
+
     def _gauges(self) -> Mapping[str, float]:
         requests, size = self._scheduler.queued
-        busy, instances = self._scheduler.instances
         return {
             "in_flight": self._leases,
             "queue_requests": requests,
             "queue_bytes": size,
-            "busy": busy,
-            "instances": instances,
             "waiting": self._scheduler.awaiting_resources,
         }
 
     def serve_unbatched(self, reason: str) -> None:
         """For a model whose outputs turned out not to have the batch in front."""
-        if self.max_rows > 1:
-            self.max_rows = 1
-            self._scheduler.serve_unbatched(f"model '{self.name}' version {self.version}: {reason}")
+        self._scheduler.serve_unbatched(f"model '{self.name}' version {self.version}: {reason}")
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -137,22 +172,35 @@ class Servable:
     def close(self) -> None:
         """Unloads the model. To be called once, when drained."""
         self._scheduler.close()
-        self._model.close()
+        if self._cache is not None:
+            self._cache.close()
 
     # -- inference -------------------------------------------------------------------------------------------
 
     def submit(self, request: Request, reply: Callable[[Response | Exception], None]) -> Turn | None:
         """Validates and queues a request; `reply` is called with its response, once, from any thread.
 
+        An answer that is in the cache is given before this returns.
         Raises InvalidArgument, or as Scheduler.submit does, and then `reply` is not called.
         """
         names = self._requested(request)
         identity = request.id
+        timing = Timing(time.monotonic()) if request.parameters and asks(request.parameters) else None
+        if timing is not None:
+            reply = _timed(reply, timing)
 
         def done(result: Result) -> None:
             reply(result if isinstance(result, Exception) else self._response(identity, names, result))
 
-        return self._scheduler.submit(self._call(request, done))
+        call = self._call(request, done)
+        call.timing = timing
+        if self._cache is not None:
+            key, outputs = self._cache.find(request, names)
+            if outputs is not None:
+                reply(Response(self.name, self.version, outputs, identity))
+                return None
+            reply = self._cache.keeping(key, reply)
+        return self._scheduler.submit(call)
 
     def _response(self, identity: str, names: Sequence[str], outputs: Mapping[str, Array]) -> Response | Exception:
         """The outputs that were asked for, under the names that they are served by; an error if one is not there."""
@@ -211,16 +259,15 @@ class Servable:
     def _rows(self, arrays: Mapping[str, Array]) -> int:
         extents = {array.shape[0] for array in arrays.values()}
         rows: int = max(extents) if len(extents) > 1 else next(iter(extents))
-        if self._row_limit is not None:
-            if len(extents) > 1:
-                raise InvalidArgument(
-                    f"the inputs of model '{self.name}' differ in batch size ({sorted(extents)}): input batch size does"
-                    " not match other inputs"
-                )
-            if rows > self._row_limit:
-                raise InvalidArgument(
-                    f"inference request batch-size must be <= {self._row_limit} for '{self.name}', got {rows}"
-                )
+        if self._row_limit is not None and len(extents) > 1:
+            raise InvalidArgument(
+                f"the inputs of model '{self.name}' differ in batch size ({sorted(extents)}): input batch size does"
+                " not match other inputs"
+            )
+        if self._refused_from is not None and rows > self._refused_from:
+            raise InvalidArgument(
+                f"inference request batch-size must be <= {self._refused_from} for '{self.name}', got {rows}"
+            )
         return rows
 
     def _signature(self, arrays: Mapping[str, Array]) -> Hashable:
@@ -248,6 +295,27 @@ class Servable:
             f"unexpected shape for input '{spec.name}' for model '{self.name}'. Expected {_dims(spec.shape)}, got"
             f" {_dims(shape)}"
         )
+
+
+def _timed(reply: Callable[[Response | Exception], None], timing: Timing) -> Callable[[Response | Exception], None]:
+    """The reply that tells the response of its timing before it passes it on."""
+
+    def tell(result: Response | Exception) -> None:
+        if isinstance(result, Response):
+            result.parameters = timing.parameters(time.monotonic())
+        reply(result)
+
+    return tell
+
+
+def _batching(config: BatchingConfig, max_rows: int) -> Batching:
+    return Batching(
+        max_rows,
+        config.preferred_batch_sizes,
+        config.max_queue_delay_seconds,
+        config.preserve_order,
+        config.retry_failed,
+    )
 
 
 def _limits(config: QueueConfig) -> QueueLimits:

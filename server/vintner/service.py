@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any
 
 from vintner import __version__, statistics, triton_view
-from vintner.errors import InvalidArgument, QueueFull, VintnerError
+from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, VintnerError
 from vintner.manager import IndexEntry, Manager
 from vintner.scheduler import Turn
 from vintner.servable import Servable
@@ -77,7 +77,10 @@ class Service:
 
     def check_model(self, name: str, version: str = "") -> None:
         """Raises NotFound for an unknown model or version, ModelNotReady with the reason for one that is not ready."""
-        self._lease(name, version).release()
+        servable = self._lease(name, version)
+        servable.release()
+        if servable.down:
+            raise ModelNotReady(f"model '{name}' has no instance in service: {servable.faults}")
 
     # -- metadata --------------------------------------------------------------------------------------------
 

@@ -47,6 +47,9 @@ SERVED: Final = frozenset(
         "instance_group.rate_limiter.resources.name",
         "instance_group.rate_limiter.resources.count",
         "instance_group.rate_limiter.resources.global",
+        "dynamic_batching.preferred_batch_size",
+        "dynamic_batching.max_queue_delay_microseconds",
+        "dynamic_batching.preserve_ordering",
         "dynamic_batching.priority_levels",
         "dynamic_batching.default_priority_level",
         "dynamic_batching.priority_queue_policy",
@@ -54,6 +57,7 @@ SERVED: Final = frozenset(
         "dynamic_batching.default_queue_policy.timeout_action",
         "dynamic_batching.default_queue_policy.default_timeout_microseconds",
         "dynamic_batching.default_queue_policy.allow_timeout_override",
+        "response_cache.enable",
         "optimization.graph.level",
         "optimization.execution_accelerators.cpu_execution_accelerator.name",
     }
@@ -63,15 +67,11 @@ TUNING: Final = frozenset(
         "runtime",
         "metric_tags",
         "model_metrics",
-        "response_cache",
         "input.format",
         "output.label_filename",
         "instance_group.secondary_devices",
         "instance_group.profile",
         "instance_group.host_policy",
-        "dynamic_batching.preferred_batch_size",
-        "dynamic_batching.max_queue_delay_microseconds",
-        "dynamic_batching.preserve_ordering",
         "optimization.priority",
         "optimization.cuda",
         "optimization.execution_accelerators.cpu_execution_accelerator.parameters",
@@ -147,8 +147,9 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
         "name": config.name or None,
         "backend": backend,
         "filename": config.default_model_filename or None,
-        "batching": {"enabled": config.HasField("dynamic_batching"), "max_batch_size": config.max_batch_size or None},
+        "batching": _batching(config),
         "queue": _queue(config.dynamic_batching),
+        "response_cache": config.response_cache.enable,
         "inputs": _tensors(config.input, batched, reshape),
         "outputs": _tensors(config.output, batched, reshape=False),
         "version_policy": _version_policy(config.version_policy),
@@ -157,6 +158,17 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
         "rate_limiter": _rate_limiter(config.instance_group, path),
         **_instances(config.instance_group),
         **_parameters(parameters, path),
+    }
+
+
+def _batching(config: model_config_pb2.ModelConfig) -> dict[str, Any]:
+    batching = config.dynamic_batching
+    return {
+        "enabled": config.HasField("dynamic_batching"),
+        "max_batch_size": config.max_batch_size or None,
+        "preferred_batch_sizes": list(batching.preferred_batch_size) or None,
+        "max_queue_delay_seconds": batching.max_queue_delay_microseconds / 1e6 or None,
+        "preserve_order": batching.preserve_ordering or None,
     }
 
 

@@ -41,16 +41,18 @@ def model_config(servable: Servable) -> pb.ModelConfig:
         version_policy=_version_policy(servable),
         default_model_filename=config.filename or "",
     )
-    gpu = config.device.startswith("GPU")
-    kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
-    message.instance_group.add(name=f"{servable.name}_0", kind=kind, count=servable.instances)
-    if config.rate_limiter is not None:
-        limiter = message.instance_group[0].rate_limiter
-        limiter.priority = config.rate_limiter.priority
-        for name, count in config.rate_limiter.resources.items():
-            limiter.resources.add(name=name, count=count, **{"global": True})
+    for number, pool in enumerate(servable.pools):
+        gpu = pool.device.startswith("GPU")
+        kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
+        group = message.instance_group.add(name=f"{servable.name}_{number}", kind=kind, count=pool.instances)
+        if config.rate_limiter is not None:
+            group.rate_limiter.priority = config.rate_limiter.priority
+            for name, count in config.rate_limiter.resources.items():
+                group.rate_limiter.resources.add(name=name, count=count, **{"global": True})
     if servable.max_rows > 1:
         message.dynamic_batching.CopyFrom(_dynamic_batching(servable))
+    if servable.caches:
+        message.response_cache.enable = True
     return message
 
 
@@ -92,6 +94,10 @@ def _dynamic_batching(servable: Servable) -> pb.ModelDynamicBatching:
         default_priority_level=queue.default_level if levels > 1 else 0,
         default_queue_policy=_policy(queue.max_requests, queue.timeout_seconds, queue.timeout_action),
     )
+    batching = servable.config.batching
+    message.preferred_batch_size.extend(batching.preferred_batch_sizes)
+    message.max_queue_delay_microseconds = round((batching.max_queue_delay_seconds or 0) * 1e6)
+    message.preserve_ordering = batching.preserve_order
     message.default_queue_policy.allow_timeout_override = queue.timeout_override
     for level, own in queue.levels.items():
         policy = _policy(own.max_requests, own.timeout_seconds, own.timeout_action)

@@ -143,6 +143,7 @@ class Response:
     model_version: str
     outputs: dict[str, Tensor]
     id: str = ""
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
 def element_count(shape: tuple[int, ...]) -> int:

@@ -47,7 +47,8 @@ def _try_versions(source: ModelSource, backends: Backends) -> Iterator[Finding]:
 
 
 def _try(source: ModelSource, version: int, backends: Backends) -> str:
-    single = replace(source, config=source.config.model_copy(update={"instances": 1}))
+    pools = source.config.pools and tuple(pool.model_copy(update={"instances": 1}) for pool in source.config.pools)
+    single = replace(source, config=source.config.model_copy(update={"instances": 1, "pools": pools}))
     servable = open_servable(single, version, backends, cores=available_cores(), cache_dir=None)
     try:
         return f"{servable.platform}  {_described(servable.inputs)} -> {_described(servable.outputs)}"

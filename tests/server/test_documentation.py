@@ -57,6 +57,13 @@ def test_the_readmes_program_prints_what_it_says(shipped: RunningServer) -> None
     assert run.stdout == blocks("README.md")[index + 1][1], run.stderr
 
 
+def test_the_program_in_the_docs_prints_what_they_say(shipped: RunningServer) -> None:
+    shown = blocks("docs/models.md")
+    (index, program) = next((i, text) for i, (language, text) in enumerate(shown) if language == "python")
+    run = subprocess.run([sys.executable, "-c", here(program, shipped)], capture_output=True, text=True, check=False)
+    assert run.stdout == shown[index + 1][1], run.stderr
+
+
 def test_the_configuration_in_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
     from vintner.model_config import ModelConfig
 

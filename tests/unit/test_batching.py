@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,32 +42,93 @@ def test_a_batch_holds_one_signature_in_order_of_arrival() -> None:
     items = [pending(signature="a"), pending(signature="b"), pending(signature="a"), pending(signature="a")]
     waiting = queue(*items)
     leader = waiting.pop()
-    assert waiting.cut(leader, NOW) == [items[2], items[3]]
+    assert waiting.cut(leader, NOW)[0] == [items[2], items[3]]
     assert waiting.pop() is items[1]
 
 
 def test_a_request_that_does_not_fit_is_passed_over_and_leads_later() -> None:
     small, big, tiny = pending(rows=5), pending(rows=6), pending(rows=3)
     waiting = queue(small, big, tiny)
-    assert waiting.cut(waiting.pop(), NOW) == [tiny]
+    assert waiting.cut(waiting.pop(), NOW)[0] == [tiny]
     assert waiting.pop() is big
 
 
 def test_a_request_larger_than_a_batch_runs_alone() -> None:
     waiting = queue(pending(rows=20), pending(rows=1))
-    assert waiting.cut(waiting.pop(), NOW) == []
+    assert waiting.cut(waiting.pop(), NOW)[0] == []
+
+
+def preferring(*sizes: int, items: Sequence[Pending]) -> BatchQueue[Pending]:
+    made: BatchQueue[Pending] = BatchQueue(QueueLimits(), 16, sizes)
+    for item in items:
+        made.push(item)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("waiting", "followers"),
+    [
+        (1, 0),
+        (3, 2),  # too few for a preferred size: all of them
+        (4, 3),
+        (7, 3),
+        (8, 7),
+        (15, 7),
+        (40, 7),
+    ],
+)
+def test_a_batch_has_the_largest_preferred_size_that_waits(waiting: int, followers: int) -> None:
+    queue = preferring(4, 8, items=[pending() for _ in range(waiting)])
+    assert len(queue.cut(queue.pop(), NOW)[0]) == followers
+
+
+def test_a_request_larger_than_every_preferred_size_takes_what_fits_beside_it() -> None:
+    queue = preferring(4, items=[pending(rows=6), pending(), pending()])
+    assert len(queue.cut(queue.pop(), NOW)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows_and_signatures", "bound", "reason"),
+    [
+        (["1a"], None, "idle"),
+        (["1a", "1a"], None, "idle"),
+        (["1a", "1b"], None, "shape"),
+        (["8a"], None, "full"),
+        (["5a", "5a"], None, "full"),
+        (["4a", "4a", "1b"], None, "full"),
+        (["9a"], None, "full"),
+        (["1a", "1a", "1a", "1a"], 2, "share"),
+        (["1a", "1a", "1b"], 2, "shape"),
+        (["1a", "1a"], 2, "idle"),
+    ],
+)
+def test_a_cut_says_why_no_more_went_along(rows_and_signatures: list[str], bound: int | None, reason: str) -> None:
+    waiting = queue(*(pending(rows=int(item[0]), signature=item[1]) for item in rows_and_signatures))
+    assert waiting.cut(waiting.pop(), NOW, bound)[1] == reason
+
+
+def test_an_unbatched_model_says_so() -> None:
+    waiting = queue(pending(), pending(), max_rows=1)
+    assert waiting.cut(waiting.pop(), NOW) == ([], "unbatched")
+
+
+@pytest.mark.parametrize(("ahead", "leader"), [(0, 0), (1, 1), (2, 1), (3, 1), (4, 2), (9, 2), (10, None)])
+def test_what_is_left_to_a_faster_pool_is_passed_over_in_whole_requests(ahead: int, leader: int | None) -> None:
+    items = [pending(rows=1), pending(rows=3), pending(rows=6)]
+    waiting = queue(*items)
+    assert waiting.pop(ahead) is (None if leader is None else items[leader])
 
 
 def test_an_unbatched_queue_stacks_nothing() -> None:
     waiting = queue(pending(), pending(rows=0), pending(), max_rows=1)
-    assert waiting.cut(waiting.pop(), NOW) == []
-    assert waiting.cut(waiting.pop(), NOW) == []
+    assert waiting.cut(waiting.pop(), NOW)[0] == []
+    assert waiting.cut(waiting.pop(), NOW)[0] == []
 
 
 def test_an_expired_request_is_left_for_its_owner() -> None:
     late = pending(deadline=NOW)
     waiting = queue(pending(arrived=NOW - PATIENCE), late, pending(deadline=NOW + 1))
-    assert late not in waiting.cut(waiting.pop(), NOW)
+    assert late not in waiting.cut(waiting.pop(), NOW)[0]
     assert waiting.remove(late)
 
 
@@ -106,7 +169,7 @@ def test_every_request_leaves_exactly_once_in_batches_within_the_limit(
         first = next(item for item in sorted(items, key=lambda item: not item.expired(NOW)) if item not in left)
         leader = waiting.pop()
         assert leader is first
-        batch = [leader, *waiting.cut(leader, NOW)]
+        batch = [leader, *waiting.cut(leader, NOW)[0]]
         assert len({item.signature for item in batch}) == 1
         assert len(batch) == 1 or sum(item.rows for item in batch) <= max_rows
         assert not any(item.expired(NOW) for item in batch[1:])

@@ -65,6 +65,7 @@ def test_one_weight_divides_the_cores_among_all_that_compute_on_them() -> None:
             "a": (config(core_weight=2), (1,)),
             "b": (config(), (1, 2)),
             "c": (config(device="GPU.1"), (1,)),
+            "e": (config(pools=[{"device": "GPU.0"}, {"device": "GPU.1"}]), (1,)),
             "d": (config(device="AUTO:GPU,CPU"), (1,)),
         },
     )

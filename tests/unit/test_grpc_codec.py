@@ -43,6 +43,20 @@ def test_a_reply_says_what_was_answered(name: str, version: str, identity: str, 
     assert list(reply.raw_output_contents) == [encode_raw(each) for each in outputs.values()]
 
 
+PARAMETERS = {"flag": True, "off": False, "count": 2**62, "negative": -1, "share": 0.5, "text": "é"}
+FIELDS = {"bool_param": ("flag", "off"), "int64_param": ("count", "negative"), "double_param": ("share",)}
+
+
+def test_a_replys_parameters_keep_their_kinds() -> None:
+    reply = parsed(encode_infer(Response("m", "1", {"y": tensor("FP32", 3)}, "7", PARAMETERS)))
+    told = {key: (value.WhichOneof("parameter_choice"), value) for key, value in reply.parameters.items()}
+    assert {key: getattr(value, kind) for key, (kind, value) in told.items()} == PARAMETERS
+    kinds = {key: kind for kind, keys in FIELDS.items() for key in keys}
+    assert {key: kind for key, (kind, _) in told.items()} == {**kinds, "text": "string_param"}
+    assert (reply.id, reply.outputs[0].name, len(reply.raw_output_contents)) == ("7", "y", 1)
+    assert not parsed(encode_infer(Response("m", "1", {"y": tensor("FP32", 3)}, "7"))).parameters
+
+
 def test_replies_of_other_shapes_are_not_confused() -> None:
     for shape in ((2, 3), (3, 2), (6,), (1, 6), (2, 3)):
         values = np.arange(6, dtype=np.float32).reshape(shape)

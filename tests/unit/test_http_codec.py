@@ -552,6 +552,14 @@ class TestReplies:
     def test_a_request_without_id_gets_none(self) -> None:
         assert "id" not in json.loads(reply(self.tensor)[1])
 
+    def test_its_parameters_follow_the_version(self) -> None:
+        response = Response("m", "1", {"y": self.tensor}, parameters={"count": 3, "flag": True, "text": "é"})
+        _, payload = encode_infer(response, DecodedRequest(Request("m", "", {}), {}, True))
+        assert payload.startswith(
+            '{"model_name":"m","model_version":"1","parameters":{"count":3,"flag":true,"text":"é"},"outputs":['.encode()
+        )
+        assert payload.endswith(self.tensor.array.tobytes())
+
     def test_binary_data_follows_the_json(self) -> None:
         headers, payload = reply(self.tensor, binary=True)
         text = (

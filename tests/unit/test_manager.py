@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +16,10 @@ import pytest
 from fake_backend import FakeBackend, fake_model, write_model
 from vintner.backend import Backends
 from vintner.errors import DeadlineExceeded, InvalidArgument, ModelNotReady, NotFound
-from vintner.manager import Manager
+from vintner.manager import Manager, open_servable
 from vintner.repository import scan
+from vintner.response_cache import ResponseCache
+from vintner.servable import Servable
 from vintner.types import Request, Response, Tensor
 
 WAIT = 10.0
@@ -209,6 +213,87 @@ def test_a_model_that_is_still_loading_says_so(world: World) -> None:
     world.manager.lease("m").release()
 
 
+# -- the response cache ----------------------------------------------------------------------------------------
+
+
+def write_cached(root: Path) -> None:
+    write_model(root / "m" / "1")
+    (root / "m" / "config.yaml").write_text("response_cache: true\n")
+
+
+def ask(servable: Servable, **request: Any) -> Response:
+    """The answer to a request whose input is the same every time."""
+    answers: list[Response | Exception] = []
+    inputs = {"input": Tensor("FP32", np.ones((1, 4), np.float32))}
+    turn = servable.submit(Request("m", "", inputs, **request), answers.append)
+    if turn is not None:
+        turn.run()
+    assert isinstance(answers[0], Response)
+    return answers[0]
+
+
+def asked(world: World, **request: Any) -> Response:
+    servable = world.manager.lease("m")
+    try:
+        return ask(servable, **request)
+    finally:
+        servable.release()
+
+
+def test_what_is_kept_of_a_version_goes_with_it(tmp_path: Path) -> None:
+    cache = ResponseCache(1 << 20)
+    world = World(tmp_path, cache=cache)
+    write_cached(tmp_path)
+    world.settle()
+    assert [asked(world, id=name).id for name in ("a", "b")] == ["a", "b"]
+    assert (world.backend.loaded[0].runs, cache.size[0]) == (1, 1)
+    shutil.rmtree(tmp_path / "m")
+    unloaded = threading.Event()
+    world.manager.subscribe(lambda: unloaded.set() if world.states() == {"m/1": "UNAVAILABLE"} else None)
+    world.settle()
+    assert unloaded.wait(WAIT)
+    assert cache.size == (0, 0)
+
+
+def test_a_version_that_is_loaded_again_answers_nothing_from_its_other_load(tmp_path: Path) -> None:
+    cache, backend = ResponseCache(1 << 20), FakeBackend()
+    backends = Backends(made={"fake": backend})
+    write_cached(tmp_path)
+    source = scan([tmp_path], backends).models["m"]
+    loads = [open_servable(source, 1, backends, 1, None, cache=cache) for _ in range(2)]
+    for servable in (*loads, *loads):
+        assert ask(servable).outputs["output"].array.tolist() == [[2.0] * 4]
+    assert [model.runs for model in backend.loaded] == [1, 1]
+    loads[0].close()
+    ask(loads[1])
+    assert (backend.loaded[1].runs, cache.size[0]) == (1, 1)
+    loads[1].close()
+
+
+def test_a_request_that_would_be_refused_is_refused_also_if_its_answer_is_there(tmp_path: Path) -> None:
+    world = World(tmp_path, cache=ResponseCache(1 << 20))
+    write_cached(tmp_path)
+    world.settle()
+    asked(world)
+    with pytest.raises(InvalidArgument, match="priority"):
+        asked(world, parameters={"priority": -1})
+    world.manager.stop(WAIT)
+
+
+def test_without_memory_for_it_the_opt_in_is_passed_over_with_a_warning(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_cached(world.root)
+    write_model(world.root / "other" / "1")
+    world.settle()
+    asked(world)
+    asked(world)
+    assert world.backend.loaded[0].runs + world.backend.loaded[1].runs == 2
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("model 'm' version 1: response_cache has no effect")
+
+
 # Cores and resources that models share
 
 
@@ -236,6 +321,28 @@ def test_a_weight_divides_the_cores_among_all_models(tmp_path: Path, caplog: pyt
         world.settle().stop(WAIT)
     assert cores(world) == {"a": 4, "b": 2, "c": 2}
     assert "8 cores by weight: a version 1: 4, b version 1: 2, c version 1: 2" in caplog.text
+
+
+def test_pools_have_the_cores_that_they_chose_and_share_the_others(tmp_path: Path) -> None:
+    [core, *_] = os.sched_getaffinity(0)
+    world = World(tmp_path, cores=9)
+    configured(
+        tmp_path, a=f"pools: [{{cores: {core}}}, {{}}, {{hint: latency}}, {{device: GPU}}]", b=f"cores: '{core}'"
+    )
+    world.settle().stop(WAIT)
+    specs = {name: [] for name in "ab"}
+    for model in world.backend.loaded:
+        specs[model.spec.path.parent.parent.name].append((model.spec.cores, set(model.spec.affinity)))
+    assert specs == {"a": [(1, {core}), (4, set()), (4, set()), (9, set())], "b": [(1, {core})]}
+
+
+def test_cores_that_are_not_there_fail_the_load(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    configured(tmp_path, a="cores: '0-99999'", b="pools: [{cores: all}]")
+    world.settle().stop(WAIT)
+    reasons = {entry.name: entry.reason for entry in world.manager.index()}
+    assert "of '0-99999' is not available; this process may use" in reasons["a"]
+    assert reasons["b"] == "expected cores such as 0-7, 0,2-3 or numa:0, got 'all'"
 
 
 def test_of_more_models_than_cores_no_more_run_than_there_are_cores(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "max_message_bytes": ("4Mi", 4 << 20),
     "max_concurrent_requests": ("1", 1),
     "grpc_fast_path": ("off", "off"),
+    "response_cache_bytes": ("0", 0),
     "rate_limit_resource": ("a:b:2", (("a:b", 2),)),
     "model_load_threads": ("2", 2),
     "strict_readiness": ("off", False),
@@ -363,16 +364,21 @@ def test_a_bad_value_is_named_in_the_spelling_that_was_used() -> None:
 NUMBERS = st.from_regex(r"[-+]?[0-9.]{1,6}( ?[KMG]i?B?)?", fullmatch=True)
 
 
-@given(st.sampled_from([PORT, SECONDS, BOOLEAN, size()]), st.text() | NUMBERS)
+@given(st.sampled_from([PORT, SECONDS, BOOLEAN, size(), size(low=0)]), st.text() | NUMBERS)
 def test_a_text_is_either_no_value_or_one_that_can_be_written_and_read_back(kind: Kind[object], text: str) -> None:
     with suppress(ValueError):
         value = kind.parse(text)
         assert kind.parse(kind.write(value)) == value
 
 
-@given(st.integers(1, 1 << 60))
+@given(st.integers(0, 1 << 60))
 def test_a_size_is_read_back_as_it_was_written(number: int) -> None:
-    assert size().parse(size().write(number)) == number
+    assert size(low=0).parse(size(low=0).write(number)) == number
+
+
+def test_only_some_sizes_may_be_0() -> None:
+    assert size(low=0).write(0) == "0"
+    assert message("--max-request-bytes=0").startswith("--max-request-bytes: expected a number of bytes")
 
 
 @given(st.floats(min_value=0, allow_infinity=False))

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from vintner.call import Call, Result
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, LoadError, Stopping
+from vintner.pools import Pool
 from vintner.rate_limiter import Claim
-from vintner.scheduler import Scheduler, Threads
+from vintner.scheduler import Batching, Health, Scheduler, Threads
 from vintner.turnstile import Turnstiles
 from vintner.types import Array
 
@@ -71,10 +72,18 @@ class World:
         self.instances: dict[str, list[Instance]] = {}
 
     def model(
-        self, name: str, claim: Claim | None, instances: int = 1, open_gate: bool = False, max_rows: int = 1
+        self,
+        name: str,
+        claim: Claim | None,
+        instances: int = 1,
+        open_gate: bool = False,
+        max_rows: int = 1,
+        health: Health | None = None,
     ) -> Scheduler:
         self.instances[name] = [Instance(self.place, name, claim, open_gate) for _ in range(instances)]
-        return Scheduler(self.instances[name], max_rows=max_rows, threads=self.threads, claim=claim)
+        return Scheduler(
+            [Pool(self.instances[name])], batching=Batching(max_rows), threads=self.threads, claim=claim, health=health
+        )
 
     def infer(self, scheduler: Scheduler, value: float = 1.0, **options: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -267,6 +276,25 @@ def test_a_model_that_is_closed_claims_nothing_any_more(world: World) -> None:
     _, other, _ = waits(world)
     world.infer(other)
     until_it_waits(other)
+
+
+def test_a_run_that_hangs_holds_up_only_its_own_model(world: World) -> None:
+    hung = world.model("hung", Claim(ONE), health=Health(timeout=0.05))
+    lost = world.infer(hung)
+    assert world.entered("hung")
+    other = world.model("other", Claim(ONE))
+    waiting = world.infer(other)
+    with pytest.raises(DeadlineExceeded):
+        lost.result(WAIT)
+    assert world.entered("other"), "the resource was not given back"
+    third = world.model("third", Claim(ONE), open_gate=True)
+    last = world.infer(third)
+    until_it_waits(third)
+    world.release("hung")
+    wait_until(lambda: world.place.running == 1)
+    assert third.awaiting_resources == 1, "the resource was given back twice"
+    world.release("other")
+    assert (waiting.result(WAIT), last.result(WAIT)) == (2.0, 2.0)
 
 
 def test_all_instances_of_a_model_compete(world: World) -> None:

@@ -10,7 +10,7 @@ from fake_backend import FakeBackend, fake_model, write_model
 from vintner.backend import Backends
 from vintner.cores import available_cores
 from vintner.errors import ConfigError
-from vintner.repository import Scan, check_model_name, find_model, load_spec, scan
+from vintner.repository import Scan, check_model_name, find_model, load_specs, scan
 from vintner.validation import Finding, validate
 
 
@@ -349,7 +349,7 @@ def test_the_configuration_reaches_the_backend(tmp_path: Path, backends: Backend
         "{device: GPU.1, performance_hint: latency, precision: f16, instances: 2, streams: 3, threads: 4,"
         " inputs: {a: {shape: [-1, 8]}, b: {name: c}}, backend_options: {x: 1}}"
     )
-    spec = load_spec(scan([tmp_path], backends).models["m"], 2, path, 6, tmp_path / "cache")
+    [spec] = load_specs(scan([tmp_path], backends).models["m"], 2, path, 6, tmp_path / "cache")
     assert (spec.path, spec.device, spec.performance_hint, spec.precision) == (path, "GPU.1", "latency", "f16")
     assert (spec.instances, spec.streams, spec.threads, spec.cores) == (2, 3, 4, 6)
     assert spec.shapes == {"a": (-1, 8)}
@@ -360,7 +360,7 @@ def test_the_configuration_reaches_the_backend(tmp_path: Path, backends: Backend
 
 def test_no_cache_directory_means_none(tmp_path: Path, backends: Backends):
     path = write_model(tmp_path / "m")
-    assert load_spec(scan([tmp_path], backends).models["m"], 1, path, 1, None).cache_dir is None
+    assert load_specs(scan([tmp_path], backends).models["m"], 1, path, 1, None)[0].cache_dir is None
 
 
 # -- validation ------------------------------------------------------------------------------------------------------

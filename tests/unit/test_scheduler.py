@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scheduler_calls import WAIT, Asked, call, infer, wait_until
 from vintner.batching import QueueLimits
 from vintner.call import Call, Result
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, QueueFull, QueueTimeout, Stopping
 from vintner.metrics import SchedulerMetrics
-from vintner.scheduler import BRIEF, Scheduler
+from vintner.pools import BRIEF, Pool
+from vintner.scheduler import Batching, Scheduler
+from vintner.timing import Timing
 from vintner.types import Array, Cancellation
-
-WAIT = 10.0
 
 
 class Gated:
@@ -45,43 +46,14 @@ class Gated:
         return {"y": x * 2}
 
 
-class Asked(Call):
-    """A call whose answer, the rows of `y`, comes as a future."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, *values: float, signature: object = None, **options: Any) -> None:
-        inputs = {"x": np.array([[value] for value in values])}
-        super().__init__(inputs, len(values), 8 * len(values), signature, done=self._done, **options)
-        self.future: Future[list[float]] = Future()
-
-    def _done(self, result: Result) -> None:
-        assert not self.future.done(), "answered twice"
-        if isinstance(result, Exception):
-            self.future.set_exception(result)
-        else:
-            self.future.set_result([float(v) for v in result["y"][:, 0]])
-
-
-def call(*values: float, **options: Any) -> Asked:
-    return Asked(*values, **options)
-
-
-def infer(scheduler: Scheduler, request: Asked) -> list[float]:
-    """Runs one request in this thread, turn and all."""
-    turn = scheduler.submit(request)
-    if turn:
-        turn.run()
-    return request.future.result(WAIT)
-
-
 class Bench:
     """A scheduler with one gated instance, and threads to lead it from."""
 
     def __init__(self, **options: Any) -> None:
         self.instance = Gated()
         self.metrics = SchedulerMetrics()
-        self.scheduler = Scheduler([self.instance], metrics=self.metrics, **{"max_rows": 8, **options})
+        options = {"batching": Batching(8), **options}
+        self.scheduler = Scheduler([Pool([self.instance])], metrics=self.metrics, **options)
         self._threads = ThreadPoolExecutor(64)
 
     def infer(self, request: Asked) -> Future[list[float]]:
@@ -117,16 +89,6 @@ class Bench:
             self.instance.go.release()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """For states that a thread reaches just before it blocks, and so cannot announce."""
-    pause = threading.Event()
-    for _ in range(int(WAIT * 1000)):
-        if condition():
-            return
-        pause.wait(0.001)
-    raise AssertionError("the condition was not reached")
-
-
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
@@ -140,7 +102,7 @@ def test_a_lone_request_runs_at_once_in_its_own_thread() -> None:
             ran_in.append(threading.get_ident())
             return {"y": inputs["x"]}
 
-    infer(Scheduler([Instance()]), call(1.0))
+    infer(Scheduler([Pool([Instance()])]), call(1.0))
     assert ran_in == [threading.get_ident()]
 
 
@@ -228,7 +190,7 @@ def test_longer_work_goes_on_in_another_thread_before_the_answers_are_given() ->
 
 def test_idle_instances_share_what_waits() -> None:
     instances = [Gated(), Gated()]
-    scheduler = Scheduler(instances, max_rows=8)
+    scheduler = Scheduler([Pool(instances)], batching=Batching(8))
     calls = [call(float(i)) for i in range(4)]
     turn = scheduler.submit(calls[0])
     assert turn
@@ -265,7 +227,7 @@ def test_whatever_a_backend_raises_every_request_is_answered_and_the_instance_st
         def run(self, inputs: Mapping[str, Array]) -> Any:
             raise error
 
-    scheduler = Scheduler([Raising()], max_rows=8)
+    scheduler = Scheduler([Pool([Raising()])], batching=Batching(8))
     calls = [call(1.0), call(2.0)]
     turn = scheduler.submit(calls[0])
     assert turn
@@ -282,7 +244,7 @@ def test_outputs_that_are_none_are_passed_on_one_by_one() -> None:
         def run(self, inputs: Mapping[str, Array]) -> Any:
             return None
 
-    scheduler = Scheduler([Broken()], max_rows=8)
+    scheduler = Scheduler([Pool([Broken()])], batching=Batching(8))
     calls, results = [call(1.0), call(2.0)], []
     for each in calls:
         each.done = results.append
@@ -380,7 +342,7 @@ def test_the_nth_failing_run_leaves_nothing_behind() -> None:
         instance = Gated(open_gate=True)
         runs = iter(range(1, 100))
         instance.fail = lambda x, n=failing, runs=runs: RuntimeError("boom") if next(runs) == n else None
-        scheduler = Scheduler([instance], max_rows=4)
+        scheduler = Scheduler([Pool([instance])], batching=Batching(4))
         outcomes = []
         for value in range(5):
             try:
@@ -562,7 +524,7 @@ def test_a_model_whose_outputs_lack_the_batch_is_served_unbatched_and_right() ->
             return {"y": inputs["x"].sum(axis=0, keepdims=True)}
 
     instance = Summing()
-    scheduler = Scheduler([instance], max_rows=8)
+    scheduler = Scheduler([Pool([instance])], batching=Batching(8))
     with ThreadPoolExecutor(4) as threads:
         futures = [threads.submit(infer, scheduler, call(0.0))]
         assert instance.entered.wait(WAIT)
@@ -576,7 +538,7 @@ def test_a_model_whose_outputs_lack_the_batch_is_served_unbatched_and_right() ->
 
 def test_many_threads_get_their_own_rows_from_several_instances() -> None:
     instances = [Gated(open_gate=True) for _ in range(3)]
-    scheduler = Scheduler(instances, max_rows=8)
+    scheduler = Scheduler([Pool(instances)], batching=Batching(8))
 
     def one(number: int) -> bool:
         values = [float(number * 10 + k) for k in range(1 + number % 3)]
@@ -600,3 +562,110 @@ def test_executions_rows_and_waits_are_counted(bench: Bench) -> None:
     assert (bench.metrics.executions, bench.metrics.rows.total) == (2, 4)
     assert sum(bench.metrics.wait.counts) == 3
     assert sum(bench.metrics.compute.counts) == 2
+
+
+def test_only_batches_of_several_count_as_assembled_and_split(bench: Bench) -> None:
+    bench.release(3)
+    bench.infer(call(0.0)).result(WAIT)
+    assert sum(bench.metrics.assembly.counts) == 0
+    wait_until(lambda: bench.scheduler.instances == (0, 1))
+    bench.instance.go = threading.Semaphore(0)
+    bench.instance.entered = threading.Semaphore(0)
+    bench.occupy()
+    waiting = [bench.queue(call(1.0)), bench.queue(call(2.0))]
+    bench.release(2)
+    for future in waiting:
+        future.result(WAIT)
+    assert [sum(histogram.counts) for histogram in (bench.metrics.assembly, bench.metrics.split)] == [1, 1]
+    assert bench.metrics.assembly.total > 0
+    assert bench.metrics.split.total > 0
+
+
+def test_a_call_that_asks_is_told_of_its_wait_and_its_batch(bench: Bench) -> None:
+    bench.occupy()
+    asked, unasked, alone = call(1.0, 2.0), call(3.0), call(4.0, signature="another")
+    for each in (asked, alone):
+        each.timing = Timing(0.0)
+    waiting = [bench.queue(each) for each in (asked, unasked, alone)]
+    bench.release(3)
+    for future in waiting:
+        future.result(WAIT)
+    assert unasked.timing is None
+    assert asked.timing is not None
+    assert alone.timing is not None
+    assert (asked.timing.rows, asked.timing.requests) == (3, 2)
+    assert (alone.timing.rows, alone.timing.requests) == (1, 1)
+    assert 0 < asked.timing.queue <= alone.timing.queue
+    assert min(asked.timing.stages) > 0
+    assert (alone.timing.stages[0], alone.timing.stages[2]) == (0.0, 0.0)
+
+
+def test_answers_come_in_the_order_of_arrival_if_the_model_asks_for_it() -> None:
+    slow, quick = Gated(), Gated(open_gate=True)
+    scheduler = Scheduler([Pool([quick, slow])], batching=Batching(1, in_order=True))
+    order: list[int] = []
+    requests = [call(float(number)) for number in range(4)]
+    for number, request in enumerate(requests):
+        request.future.add_done_callback(lambda _, number=number: order.append(number))
+    held = scheduler.submit(requests[0])
+    assert held is not None
+    thread = threading.Thread(target=held.run)
+    thread.start()
+    assert slow.entered.acquire(timeout=WAIT)
+    for request in requests[1:]:
+        turn = scheduler.submit(request)
+        assert turn is not None
+        turn.run()
+    assert quick.batches == [[1.0], [2.0], [3.0]], "they ran"
+    assert order == []
+    slow.go.release()
+    thread.join(WAIT)
+    assert [request.future.result(WAIT) for request in requests] == [[0.0], [2.0], [4.0], [6.0]]
+    assert order == [0, 1, 2, 3]
+
+
+def test_a_request_that_leaves_the_queue_holds_up_no_answers() -> None:
+    bench = Bench(batching=Batching(1, in_order=True))
+    running = bench.occupy()
+    cancellation = Cancellation()
+    gone = bench.queue(call(1.0, cancellation=cancellation))
+    last = bench.queue(call(2.0))
+    cancellation.cancel()
+    with pytest.raises(Cancelled):
+        gone.result(WAIT)
+    bench.release(2)
+    assert running.result(WAIT) == [0.0]
+    assert last.result(WAIT) == [4.0]
+
+
+def test_a_failed_batch_is_not_run_again_if_the_model_says_so() -> None:
+    bench = Bench(batching=Batching(8, retry=False))
+    running = bench.occupy()
+    members = [bench.queue(call(float(value))) for value in (1, 2)]
+    bench.instance.fail = lambda x: BackendError("poison") if 2.0 in x else None
+    bench.release(2)
+    assert running.result(WAIT) == [0.0]
+    for member in members:
+        with pytest.raises(BackendError, match="poison"):
+            member.result(WAIT)
+    assert bench.instance.batches == [[0.0], [1.0, 2.0]]
+
+
+def test_an_idle_instance_waits_for_more_where_that_pays_and_no_longer() -> None:
+    bench = Bench(batching=Batching(4, longest_delay=WAIT))
+    for _ in range(3):  # runs that take a while, and requests at once behind them
+        running = bench.occupy()
+        others = [bench.queue(call(1.0)) for _ in range(4)]
+        threading.Event().wait(0.1)
+        bench.release(2)
+        for future in (running, *others):
+            future.result(WAIT)
+        assert bench.instance.entered.acquire(timeout=WAIT)
+    wait_until(lambda: bench.scheduler.instances == (0, 1))
+    bench.instance.batches.clear()
+    before = bench.metrics.cuts["delay"]
+    bench.release(2)
+    futures = [bench.infer(call(float(value))) for value in range(2)]
+    assert [future.result(WAIT) for future in futures] == [[0.0], [2.0]]
+    assert bench.instance.batches == [[0.0, 1.0]], "nobody led before the second"
+    assert bench.metrics.cuts["delay"] == before + 1

@@ -227,6 +227,11 @@ def test_the_graph_level_goes_to_onnx_runtime(read: Read, level: int, name: str)
     assert options == {"graph_optimization": name}
 
 
+@pytest.mark.parametrize(("text", "kept"), [("response_cache { enable: true }", True), ("response_cache { }", False)])
+def test_answers_are_kept_if_the_file_says_so(read: Read, text: str, kept: bool):
+    assert read(text).response_cache is kept
+
+
 def test_a_model_file_may_be_named(read: Read):
     assert read('default_model_filename: "net.onnx"').filename == "net.onnx"
     assert "bare file name" in problem(read, 'default_model_filename: "../net.onnx"')
@@ -286,6 +291,16 @@ def test_a_rate_limiter_that_means_nothing_is_refused(read: Read, text: str, mes
     assert message in problem(read, text)
 
 
+def test_a_dynamic_batcher_is_taken_over(read: Read):
+    batching = read(
+        "max_batch_size: 8 dynamic_batching {"
+        " preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 100 preserve_ordering: true }"
+    ).batching
+    assert batching.preferred_batch_sizes == (4, 8)
+    assert batching.max_queue_delay_seconds == pytest.approx(1e-4)
+    assert batching.preserve_order
+
+
 def test_a_transaction_policy_that_is_not_decoupled_is_fine(read: Read):
     assert read("model_transaction_policy { decoupled: false }") == read("")
 
@@ -293,9 +308,6 @@ def test_a_transaction_policy_that_is_not_decoupled_is_fine(read: Read):
 @pytest.mark.parametrize(
     ("text", "field"),
     [
-        ("response_cache { enable: true }", "response_cache"),
-        ("dynamic_batching { max_queue_delay_microseconds: 100 }", "max_queue_delay_microseconds"),
-        ("dynamic_batching { preferred_batch_size: [ 4 ] }", "preferred_batch_size"),
         ("instance_group { rate_limiter { priority: 2 } }", "instance_group.rate_limiter.priority"),
         ("output { name: 'y' label_filename: 'labels.txt' }", "output.label_filename"),
         (

@@ -1,0 +1,123 @@
+"""What becomes of instances that fail or hang: examined, and if need be their pool is opened anew, in the background.
+
+Knows neither requests nor the queue; the scheduler takes slots out, and is told what came of it. A slot that passes a
+run of zeros, in shapes that a run once succeeded with, is fit: then the requests were at fault. Otherwise the whole
+pool is opened anew, because what broke one instance (a device that was reset, a stream that hangs) mostly broke what
+they share. Until that succeeds, what is left of the pool goes on.
+
+Invariant: for each pool there is at most one attempt to open it, running or to come.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from vintner.backend import Instance, LoadedModel
+from vintner.pools import Pool, Slot
+from vintner.types import Array
+
+if TYPE_CHECKING:
+    from vintner.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE: Final = 1.0
+"""Seconds between a failed attempt and the next; doubled each time."""
+
+LONGEST_PAUSE: Final = 60.0
+
+PATIENCE: Final = 10.0
+"""Seconds for which requests wait for a model that has no instance left, before they are refused."""
+
+Sample = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+def sample_of(inputs: Mapping[str, Array]) -> Sample:
+    """Shapes and dtypes, without the values."""
+    return {name: (array.shape, array.dtype) for name, array in inputs.items()}
+
+
+def blank(sample: Sample) -> dict[str, Array]:
+    """Zeros, or empty strings."""
+    return {name: np.full(shape, b"" if dtype == np.object_ else 0, dtype) for name, (shape, dtype) in sample.items()}
+
+
+class Recovery:
+    """Of one model. `examine` and `reopen` return at once and may be called under the scheduler's lock."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._lock = Lock()
+        self._reopening: set[Pool] = set()
+
+    def examine(self, slot: Slot) -> None:
+        """Restores a slot that was taken out if it is fit, or discards it and opens its pool anew."""
+        self._scheduler.threads.alarms.set(time.monotonic() + PATIENCE, lambda: self._overdue(slot))
+        self._scheduler.threads.workers.submit(self._examine, slot)
+
+    def reopen(self, pool: Pool) -> None:
+        """Opens a pool anew, again and again until it succeeds."""
+        if pool.reopen is None:
+            return
+        with self._lock:
+            if pool in self._reopening:
+                return
+            self._reopening.add(pool)
+        logger.warning("instances on %s are opened anew: %s", pool.device, pool.fault)
+        self._scheduler.threads.alarms.set(time.monotonic() + PATIENCE, self._scheduler.despair)
+        self._scheduler.threads.workers.submit(self._attempt, pool, FIRST_PAUSE)
+
+    def _examine(self, slot: Slot) -> None:
+        try:
+            self._try(slot.instance)
+        except Exception:
+            self._scheduler.discard(slot)
+            self.reopen(slot.pool)
+        else:
+            self._scheduler.restore(slot)
+
+    def _overdue(self, slot: Slot) -> None:
+        if slot.examined:
+            slot.lost = True
+            self.reopen(slot.pool)
+
+    def _try(self, instance: Instance) -> None:
+        """Raises whatever the backend does."""
+        if self._scheduler.sample is not None:
+            instance.run(blank(self._scheduler.sample))
+
+    def _attempt(self, pool: Pool, pause: float) -> None:
+        if self._scheduler.closed:
+            return
+        try:
+            model = self._open(pool)
+        except Exception as exc:
+            logger.error("instances on %s could not be opened anew, next try in %g s: %s", pool.device, pause, exc)
+            self._scheduler.despair()
+            longer = min(2 * pause, LONGEST_PAUSE)
+            self._scheduler.threads.alarms.set(time.monotonic() + pause, lambda: self._again(pool, longer))
+            return
+        with self._lock:
+            self._reopening.discard(pool)
+        self._scheduler.replace(pool, model)
+        logger.warning("instances on %s are back in service", pool.device)
+
+    def _again(self, pool: Pool, pause: float) -> None:
+        self._scheduler.threads.workers.submit(self._attempt, pool, pause)
+
+    def _open(self, pool: Pool) -> LoadedModel:
+        assert pool.reopen is not None
+        model = pool.reopen()
+        try:
+            for instance in model.instances:
+                self._try(instance)
+        except BaseException:
+            model.close()
+            raise
+        return model

@@ -1,0 +1,295 @@
+"""Instances that fail or hang: examined, given up, opened anew; and what the requests meanwhile are told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from scheduler_calls import WAIT, Asked, call, infer, wait_until
+from vintner import recovery
+from vintner.errors import BackendError, DeadlineExceeded, ModelNotReady
+from vintner.pools import Pool
+from vintner.scheduler import Batching, Health, Scheduler
+from vintner.types import Array, TensorSpec
+
+
+class Machine:
+    """Doubles `x` unless it is `broken`; stays in a run while it `hangs`."""
+
+    def __init__(self) -> None:
+        self.broken = False
+        self.hangs = threading.Event()
+        self.may_return = threading.Event()
+        self.runs = 0
+        self.seconds = 0.0
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        self.runs += 1
+        if self.seconds:
+            threading.Event().wait(self.seconds)
+        if self.hangs.is_set():
+            assert self.may_return.wait(WAIT)
+        if self.broken or np.isnan(inputs["x"]).any():
+            raise BackendError("a broken machine" if self.broken else "not with that")
+        return {"y": inputs["x"] * 2}
+
+
+class Model:
+    """One opening of a pool."""
+
+    platform = "machines"
+    inputs: Sequence[TensorSpec] = ()
+    outputs: Sequence[TensorSpec] = ()
+
+    def __init__(self, instances: int = 1) -> None:
+        self.instances = [Machine() for _ in range(instances)]
+        self.closed = threading.Event()
+
+    def close(self) -> None:
+        assert not self.closed.is_set(), "closed twice"
+        self.closed.set()
+
+
+class Shop:
+    """A scheduler with one pool, and all openings of it."""
+
+    def __init__(self, instances: int = 1, health: Health | None = None, others: Sequence[Pool] = ()) -> None:
+        self.models = [Model(instances)]
+        self.spoil: Callable[[Model], None] = lambda model: None
+        first = self.models[0]
+        self.pool = Pool(first.instances, "CPU", first.close, self.reopen)
+        self.scheduler = Scheduler([self.pool, *others], batching=Batching(4), health=health)
+
+    @property
+    def machine(self) -> Machine:
+        return self.models[-1].instances[0]
+
+    def reopen(self) -> Model:
+        model = Model(len(self.models[0].instances))
+        self.spoil(model)
+        self.models.append(model)
+        return model
+
+    def infer(self, *values: float, **options: Any) -> list[float]:
+        return infer(self.scheduler, call(*values, **options))
+
+    def fail(self, times: int, value: float = 1.0) -> None:
+        for _ in range(times):
+            with pytest.raises(BackendError):
+                self.infer(value)
+
+    def hang(self) -> Asked:
+        """Sends a request that does not come back; its thread is let go at the end."""
+        self.machine.hangs.set()
+        request = call(1.0)
+        turn = self.scheduler.submit(request)
+        assert turn is not None
+        turn.pass_on()
+        return request
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "FIRST_PAUSE", 0.01)
+
+
+def test_an_instance_that_fails_three_times_in_a_row_is_opened_anew() -> None:
+    shop = Shop()
+    shop.infer(1.0)
+    shop.machine.broken = True
+    shop.fail(3)
+    wait_until(lambda: len(shop.models) == 2 and shop.scheduler.instances == (0, 1))
+    assert shop.infer(2.0) == [4.0]
+    assert shop.models[0].closed.wait(WAIT)
+    assert not shop.models[1].closed.is_set()
+    assert shop.scheduler.faults == ""
+
+
+def test_failures_that_are_not_in_a_row_take_nothing_out() -> None:
+    shop = Shop()
+    shop.infer(1.0)
+    for _ in range(3):
+        shop.fail(2, float("nan"))
+        shop.infer(1.0)
+    assert len(shop.models) == 1
+    assert shop.machine.runs == 10, "nothing was examined"
+
+
+def test_an_instance_is_restored_if_the_requests_were_at_fault() -> None:
+    shop = Shop()
+    shop.infer(1.0)
+    shop.fail(3, float("nan"))
+    wait_until(lambda: shop.scheduler.instances == (0, 1))
+    assert shop.infer(1.0) == [2.0]
+    assert len(shop.models) == 1
+    assert shop.machine.runs == 6, "it was examined once"
+
+
+def test_a_model_that_never_worked_is_not_opened_again_and_again() -> None:
+    shop = Shop()
+    shop.machine.broken = True
+    shop.fail(10)
+    assert shop.scheduler.instances == (0, 1)
+    assert len(shop.models) == 1
+
+
+def test_what_waits_while_the_only_instance_is_opened_anew_is_served_by_the_new_one() -> None:
+    shop = Shop()
+    shop.infer(1.0)
+    gate = threading.Event()
+    shop.spoil = lambda model: assert_set(gate)
+    shop.machine.broken = True
+    shop.fail(3)
+    wait_until(lambda: shop.scheduler.down)
+    request = call(3.0)
+    assert shop.scheduler.submit(request) is None
+    gate.set()
+    assert request.future.result(WAIT) == [6.0]
+
+
+def assert_set(gate: threading.Event) -> None:
+    assert gate.wait(WAIT)
+
+
+def test_requests_are_refused_when_the_pool_cannot_be_opened_and_served_when_it_can_again() -> None:
+    shop = Shop()
+    shop.infer(1.0)
+    tried, mended = threading.Semaphore(0), threading.Event()
+
+    def spoil(model: Model) -> None:
+        model.instances[0].broken = not mended.is_set()
+        tried.release()
+
+    shop.spoil = spoil
+    shop.machine.broken = True
+    shop.fail(3)
+    assert tried.acquire(timeout=WAIT)
+    assert tried.acquire(timeout=WAIT), "it is tried again"
+    with pytest.raises(ModelNotReady, match="no instance of the model is in service: CPU: 3 runs in a row failed"):
+        shop.infer(1.0)
+    mended.set()
+    wait_until(lambda: not shop.scheduler.down)
+    assert shop.infer(1.0) == [2.0]
+    assert all(model.closed.wait(WAIT) for model in shop.models[:-1]), "what did not pass is closed"
+
+
+def test_requests_that_wait_too_long_for_an_instance_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "PATIENCE", 0.05)
+    shop = Shop()
+    shop.infer(1.0)
+    gate = threading.Event()
+    shop.spoil = lambda model: assert_set(gate)
+    shop.machine.broken = True
+    shop.fail(3)
+    request = call(1.0)
+    shop.scheduler.submit(request)
+    with pytest.raises(ModelNotReady):
+        request.future.result(WAIT)
+    gate.set()
+    wait_until(lambda: not shop.scheduler.down)
+    assert shop.infer(1.0) == [2.0]
+
+
+def test_a_run_that_takes_too_long_is_answered_and_its_instance_replaced() -> None:
+    shop = Shop(health=Health(timeout=0.05))
+    shop.infer(1.0)
+    hung = shop.hang()
+    former = shop.machine
+    with pytest.raises(DeadlineExceeded, match=r"execution timeout of 0\.05 s"):
+        hung.future.result(WAIT)
+    assert shop.infer(2.0) == [4.0]
+    assert not shop.models[0].closed.is_set(), "a thread is in it"
+    former.may_return.set()
+    assert shop.models[0].closed.wait(WAIT)
+    assert shop.infer(2.0) == [4.0]
+
+
+def test_runs_within_their_time_are_let_be() -> None:
+    shop = Shop(health=Health(timeout=0.2))
+    for _ in range(100):
+        shop.infer(1.0)
+    assert len(shop.models) == 1
+
+
+def test_a_model_can_be_unloaded_though_a_run_of_it_hangs() -> None:
+    shop = Shop(health=Health(timeout=0.05))
+    shop.infer(1.0)
+    hung = shop.hang()
+    former = shop.machine
+    with pytest.raises(DeadlineExceeded):
+        hung.future.result(WAIT)
+    wait_until(lambda: len(shop.models) == 2 and not shop.scheduler.down)
+    idle = threading.Event()
+    shop.scheduler.when_idle(idle.set)
+    assert idle.wait(WAIT)
+    shop.scheduler.close()
+    assert shop.models[1].closed.wait(WAIT)
+    former.may_return.set()
+    assert shop.models[0].closed.wait(WAIT)
+
+
+def test_what_is_opened_anew_after_the_model_was_unloaded_is_closed() -> None:
+    shop = Shop()
+    shop.infer(1.0)
+    begun, gate = threading.Event(), threading.Event()
+
+    def spoil(model: Model) -> None:
+        begun.set()
+        assert gate.wait(WAIT)
+
+    shop.spoil = spoil
+    shop.machine.broken = True
+    shop.fail(3)
+    assert begun.wait(WAIT)
+    shop.scheduler.close()
+    gate.set()
+    wait_until(lambda: len(shop.models) == 2)
+    assert all(model.closed.wait(WAIT) for model in shop.models)
+
+
+def test_a_lost_device_is_survived_by_another_pool() -> None:
+    other = Model()
+    other.instances[0].seconds = 0.005
+    shop = Shop(others=[Pool(other.instances, "GPU.0", other.close)])
+    for _ in range(10):
+        shop.infer(1.0)
+    cannot = threading.Event()
+
+    def spoil(model: Model) -> None:
+        cannot.set()
+        raise BackendError("no such device")
+
+    shop.spoil = spoil
+    shop.models[0].instances[0].broken = True
+    answers = []
+    for _ in range(50):
+        try:
+            answers.append(shop.infer(1.0))
+        except BackendError:
+            answers.append([])
+    assert cannot.wait(WAIT)
+    wait_until(lambda: shop.scheduler.instances == (0, 1))
+    assert answers.count([]) <= 4, "three failures in a row, and one of a former choice"
+    assert [shop.infer(1.0) for _ in range(10)] == [[2.0]] * 10
+    assert "CPU: 3 runs in a row failed" in shop.scheduler.faults
+    shop.scheduler.close()
+
+
+def test_the_rest_of_a_pool_goes_on_while_it_is_opened_anew() -> None:
+    shop = Shop(instances=2)
+    shop.infer(1.0)
+    shop.infer(1.0)
+    gate = threading.Event()
+    shop.spoil = lambda model: assert_set(gate)
+    broken = shop.machine if shop.machine.runs else shop.models[0].instances[1]
+    broken.broken = True
+    shop.fail(3)
+    wait_until(lambda: shop.scheduler.instances == (0, 1))
+    assert shop.infer(1.0) == [2.0]
+    gate.set()
+    wait_until(lambda: shop.scheduler.instances == (0, 2))
+    assert shop.models[0].closed.wait(WAIT)
+    assert shop.infer(1.0) == [2.0]
