@@ -4,7 +4,8 @@ A model is a JSON document, in a `*.fake` file or given to `FakeBackend` by file
 
     {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}], "outputs": [...], "fail": "why it cannot load"}
 
-The i-th output is twice the i-th input for numbers, and a copy of it for BOOL and BYTES.
+The i-th output is twice the i-th input for numbers, and a copy of it for BOOL and BYTES. With `"reshapes": true` the
+model can be given another first extent, and every tensor then has it.
 """
 
 from __future__ import annotations
@@ -115,8 +116,10 @@ class FakeBackend:
         document = self._document(spec.path)
         if "fail" in document:
             raise LoadError(document["fail"])
-        inputs = reshaped(tensor_specs(document["inputs"]), spec.shapes)
-        model = FakeModel(spec, inputs, tensor_specs(document["outputs"]), self.gate)
+        inputs, outputs = reshaped(tensor_specs(document["inputs"]), spec.shapes), tensor_specs(document["outputs"])
+        if spec.rows is not None:
+            inputs, outputs = (with_rows(specs, spec.rows, document) for specs in (inputs, outputs))
+        model = FakeModel(spec, inputs, outputs, self.gate)
         self.loaded.append(model)
         return model
 
@@ -151,3 +154,9 @@ def reshaped(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]])
     if unknown:
         raise LoadError(f"no input '{min(unknown)}' to reshape")
     return [replace(spec, shape=shapes.get(spec.name, spec.shape)) for spec in specs]
+
+
+def with_rows(specs: Sequence[TensorSpec], rows: int, document: Document) -> list[TensorSpec]:
+    if not document.get("reshapes") and any(spec.shape[:1] != (rows,) for spec in specs):
+        raise LoadError("the model's first dimension cannot be changed")
+    return [replace(spec, shape=(rows, *spec.shape[1:])) for spec in specs]

@@ -132,3 +132,25 @@ def onnx_heavy(directory: Path, width: int = 64, layers: int = 6) -> Path:
         nodes, "heavy", [onnx_value("input", "FP32", extents)], [onnx_value("output", "FP32", extents)], weights
     )
     return save_onnx(directory, graph)
+
+
+def onnx_row_sums(directory: Path) -> Path:
+    """`tokens` [elements] -> `sums` [rows], of as many of them as `ends` [rows] says where each row ends."""
+    constants = [
+        numpy_helper.from_array(np.zeros(1, np.float32), "nothing"),
+        *(
+            numpy_helper.from_array(np.int64(values), name)
+            for name, values in (("axis", 0), ("first", [0]), ("last", [-1]))
+        ),
+    ]
+    nodes = [
+        helper.make_node("CumSum", ["tokens", "axis"], ["running"]),
+        helper.make_node("Concat", ["nothing", "running"], ["before"], axis=0),
+        helper.make_node("Gather", ["before", "ends"], ["at_end"]),
+        helper.make_node("Slice", ["at_end", "first", "last"], ["of_those_before"]),
+        helper.make_node("Concat", ["nothing", "of_those_before"], ["at_start"], axis=0),
+        helper.make_node("Sub", ["at_end", "at_start"], ["sums"]),
+    ]
+    inputs = [onnx_value("tokens", "FP32", ["elements"]), onnx_value("ends", "INT64", ["rows"])]
+    graph = helper.make_graph(nodes, "row sums", inputs, [onnx_value("sums", "FP32", ["rows"])], constants)
+    return save_onnx(directory, graph)

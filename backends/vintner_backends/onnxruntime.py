@@ -52,6 +52,7 @@ class OnnxRuntimeBackend:
         with bound(spec.affinity):  # the session's threads are started here, and keep to the cores
             session = open_session(spec.path, session_options(spec, division), chosen)
         inputs, outputs = tensor_specs(session.get_inputs(), "input"), tensor_specs(session.get_outputs(), "output")
+        check_rows(inputs, spec.rows)
         kind = instance_kind(inputs, outputs)
         slots = [kind(session, inputs, outputs) for _ in range(division.instances)]
         return OnnxRuntimeModel(inputs, outputs, slots, spec.affinity)
@@ -96,6 +97,16 @@ def open_session(
         if name not in session.get_providers():
             raise LoadError(f"{name} did not start; ONNX Runtime has only {', '.join(session.get_providers())}")
     return session
+
+
+def check_rows(inputs: Sequence[TensorSpec], rows: int | None) -> None:
+    """Raises LoadError if an input does not have so many rows by itself."""
+    for tensor in inputs if rows is not None else ():
+        if tensor.shape[:1] != (rows,):
+            raise LoadError(
+                f"ONNX Runtime cannot reshape a model, and input '{tensor.name}' has shape {list(tensor.shape)}, not"
+                f" {rows} rows; use the size that it has, or the openvino backend"
+            )
 
 
 def instance_kind(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> type[OnnxRuntimeInstance]:

@@ -48,6 +48,8 @@ def check_supported(spec: LoadSpec) -> None:
     """Raises LoadError for what ONNX Runtime cannot do, or an option that it does not have."""
     if spec.shapes:
         raise LoadError("ONNX Runtime cannot reshape a model; remove the shapes, or use the openvino backend")
+    if spec.rows == -1:  # said before the session is made, which takes as long as any
+        raise LoadError("ONNX Runtime cannot make a static dimension dynamic")
     if spec.streams is not None:
         raise LoadError("ONNX Runtime has no streams; set the instances, or use the openvino backend")
     if spec.precision not in (None, "f32"):

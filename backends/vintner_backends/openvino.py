@@ -85,7 +85,7 @@ class OpenVINOBackend:
         properties = compile_properties(self._core, spec, budget)
         with library_errors(spec.path):
             model = self._core.read_model(spec.path, config=read_properties(spec))
-        reshape(model, spec.shapes)
+        reshape(model, spec.shapes, spec.rows)
         inputs, outputs = tensor_specs(model.inputs, "input"), tensor_specs(model.outputs, "output")
         carry_strings_as_bytes(model)
         with library_errors(spec.path):
@@ -156,20 +156,38 @@ def slots(spec: LoadSpec, budget: CpuBudget, compiled: ov.CompiledModel) -> int:
     return asked or optimal
 
 
-def reshape(model: ov.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Gives inputs other shapes. Raises LoadError for an input that is not there, or a shape that does not fit."""
+def reshape(model: ov.Model, shapes: Mapping[str, tuple[int, ...]], rows: int | None = None) -> None:
+    """Gives inputs other shapes, and all of them the same first extent, unless `rows` is None.
+
+    Raises LoadError for an input that is not there, or a shape that does not fit.
+    """
     names = port_names(model.inputs, "input")
     for name in shapes:
         if name not in names:
             raise LoadError(f"the model has no input '{name}' to reshape{nearest(name, names)}")
-    wanted = {port: list(shapes[name]) for name, port in zip(names, model.inputs, strict=True) if name in shapes}
+    wanted = {
+        name: with_rows(name, ov.PartialShape(list(shapes[name])) if name in shapes else port.partial_shape, rows)
+        for name, port in zip(names, model.inputs, strict=True)
+        if name in shapes or rows is not None
+    }
     if not wanted:
         return
     try:
-        model.reshape(wanted)
+        model.reshape({port: wanted[name] for name, port in zip(names, model.inputs, strict=True) if name in wanted})
     except RuntimeError as exc:
-        given = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        given = ", ".join(f"{name} {list(map(extent, shape))}" for name, shape in wanted.items())
         raise LoadError(f"the model cannot take the shape {given}: {reason(exc)}") from exc
+
+
+def with_rows(name: str, shape: ov.PartialShape, rows: int | None) -> ov.PartialShape:
+    """The shape with another first extent. Raises LoadError for one that has none, or leaves open how many it has."""
+    if rows is None:
+        return shape
+    if shape.rank.is_dynamic or not len(shape):
+        raise LoadError(f"input '{name}' has shape {shape}, in which no first dimension can be set to {rows}")
+    changed = ov.PartialShape(shape)
+    changed[0] = rows
+    return changed
 
 
 def tensor_specs(ports: Sequence[Any], kind: str) -> list[TensorSpec]:

@@ -53,6 +53,9 @@ class LoadSpec:
     """The cores to compute on, which the process may use; empty: not pinned. LoadError if a backend cannot."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Input name -> shape to give it before compilation; -1 for a dynamic extent."""
+    rows: int | None = None
+    """First extent to give to every input before compilation, over what `shapes` says; -1 for a dynamic one, None
+    leaves it. A backend that cannot give it raises LoadError."""
     cache_dir: Path | None = None
     """Where compiled models may be kept between starts. Never beside the model."""
     options: Mapping[str, Any] = field(default_factory=dict)

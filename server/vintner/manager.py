@@ -23,6 +23,7 @@ from vintner.core_shares import CORES, CoreShares, divide_cores
 from vintner.errors import InvalidArgument, LoadError, ModelNotReady, NotFound, OperatorError, nearest
 from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
+from vintner.model_shapes import open_model
 from vintner.pools import Pool
 from vintner.rate_limiter import Claim
 from vintner.repository import ModelSource, Scan, find_model, load_specs
@@ -90,7 +91,7 @@ def open_servable(
 
 def _open(backend: Backend, spec: LoadSpec, source: ModelSource, misfit: Callable[[str], object]) -> LoadedModel:
     """Loads a model on one device and warms it up there. `misfit` is told why it cannot be batched, if so."""
-    model = backend.load(spec)
+    model = open_model(backend.load, spec, source.config, source.root / DIRECTORY)
     try:
         reason = warm_up(model, source.config.warmup, source.root / DIRECTORY)
     except BaseException:

@@ -154,24 +154,38 @@ class Section(BaseModel):
 
 class BatchingConfig(Section):
     """Merging of requests. With `max_batch_size` the first dimension of every tensor is the batch; without it batching
-    is derived from a dynamic first dimension. A request with more rows than a batch can have is refused with it, and
-    run alone without it, unless `larger_requests` says otherwise."""
+    is derived from a dynamic first dimension. The model is compiled for each of `compiled_sizes`, and batches are
+    padded to them; the largest is then the limit. A request with more rows than a limit that is set is refused, and
+    run alone without one, unless `larger_requests` says otherwise."""
 
     enabled: StrictBool = True
     max_batch_size: Count | None = None
     preferred_batch_sizes: tuple[Count, ...] = ()
+    compiled_sizes: tuple[Count, ...] = ()
     max_queue_delay_seconds: Seconds | None = None
     preserve_order: StrictBool = False
     larger_requests: Literal["refuse", "run_alone"] | None = None
     retry_failed: StrictBool = True
 
+    @property
+    def row_limit(self) -> int | None:
+        """Rows that a batch may have at most; None leaves it to the model."""
+        return self.max_batch_size or max(self.compiled_sizes, default=None)
+
     @model_validator(mode="after")
-    def _within_limit(self) -> BatchingConfig:
-        largest = max(self.preferred_batch_sizes, default=0)
-        if self.max_batch_size is not None and largest > self.max_batch_size:
+    def _sizes_fit(self) -> BatchingConfig:
+        sizes = self.compiled_sizes
+        if list(sizes) != sorted(set(sizes)):
+            raise ValueError(f"compiled_sizes: expected sizes that ascend, got {list(sizes)}")
+        if sizes and (self.max_batch_size or 0) > sizes[-1]:
             raise ValueError(
-                f"preferred_batch_sizes: expected at most the max_batch_size of {self.max_batch_size}, got {largest}"
+                f"max_batch_size: expected at most the largest compiled size, {sizes[-1]}, got {self.max_batch_size}"
             )
+        if sizes and self.larger_requests == "run_alone":
+            raise ValueError("larger_requests: expected refuse with compiled_sizes, for no other size can be run")
+        largest = max(self.preferred_batch_sizes, default=0)
+        if self.row_limit is not None and largest > self.row_limit:
+            raise ValueError(f"preferred_batch_sizes: expected at most the limit of {self.row_limit}, got {largest}")
         return self
 
 
@@ -222,6 +236,25 @@ class InputConfig(TensorConfig):
     """An input may be given another shape before the model is compiled; -1 is a dynamic extent."""
 
     shape: Shape | None = None
+    ragged: StrictBool = False
+    """Rows may differ in shape; the model takes their elements end to end."""
+
+
+BatchInputKind = Literal[
+    "element_count",
+    "accumulated_element_count",
+    "accumulated_element_count_with_zero",
+    "max_element_count_as_shape",
+    "item_shape",
+    "item_shape_flatten",
+]
+
+
+class BatchInputConfig(Section):
+    """An input that is computed from the batch and no part of requests: what of a ragged input's rows it holds."""
+
+    kind: BatchInputKind
+    source: Name
 
 
 class WarmupInput(Section):
@@ -294,6 +327,7 @@ class ModelConfig(Section):
     response_cache: StrictBool = False
     inputs: Annotated[Mapping[str, InputConfig], BeforeValidator(_by_tensor)] = {}
     outputs: Annotated[Mapping[str, TensorConfig], BeforeValidator(_by_tensor)] = {}
+    batch_inputs: Annotated[Mapping[str, BatchInputConfig], BeforeValidator(_by_tensor)] = {}
     warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()
     version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()
     backend_options: Mapping[str, Any] = {}
@@ -307,6 +341,16 @@ class ModelConfig(Section):
         if "hint" in own:
             own["performance_hint"] = own.pop("hint")
         return self.model_copy(update={**own, "pools": None})
+
+    @model_validator(mode="after")
+    def _ragged_sources(self) -> ModelConfig:
+        ragged = [name for name, given in self.inputs.items() if given.ragged]
+        for name, computed in self.batch_inputs.items():
+            if name in self.inputs:
+                raise ValueError(f"batch_inputs.{name}: it is among the inputs too; a computed one is not served")
+            if computed.source not in ragged:
+                raise ValueError(f"batch_inputs.{name}.source: '{computed.source}' is no ragged input")
+        return self
 
     @model_validator(mode="after")
     def _distinct_names(self) -> ModelConfig:

@@ -35,17 +35,35 @@ LONGEST_PAUSE: Final = 60.0
 PATIENCE: Final = 10.0
 """Seconds for which requests wait for a model that has no instance left, before they are refused."""
 
-Sample = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+Sample = Mapping[str, tuple[tuple[int, ...], np.dtype[Any], Any]]
+"""Of each input the shape, the dtype, and what an element is that means nothing."""
 
 
 def sample_of(inputs: Mapping[str, Array]) -> Sample:
-    """Shapes and dtypes, without the values."""
-    return {name: (array.shape, array.dtype) for name, array in inputs.items()}
+    """What inputs look like, without their values."""
+    return {name: (array.shape, array.dtype, _nothing(array)) for name, array in inputs.items()}
 
 
 def blank(sample: Sample) -> dict[str, Array]:
-    """Zeros, or empty strings."""
-    return {name: np.full(shape, b"" if dtype == np.object_ else 0, dtype) for name, (shape, dtype) in sample.items()}
+    """Inputs that look so, of zeros or empty strings."""
+    return {name: _filled(*looks) for name, looks in sample.items()}
+
+
+def _nothing(array: Array) -> Any:
+    """Zero, an empty string, or zeros for an array in an array, which is a row of a ragged input."""
+    if array.dtype != np.object_:
+        return 0
+    first = array.flat[0] if array.size else b""
+    return np.zeros_like(first) if isinstance(first, np.ndarray) else b""
+
+
+def _filled(shape: tuple[int, ...], dtype: np.dtype[Any], element: Any) -> Array:
+    if not isinstance(element, np.ndarray):
+        return np.full(shape, element, dtype)
+    rows: Array = np.empty(shape, dtype)
+    for index in np.ndindex(shape):
+        rows[index] = element
+    return rows
 
 
 class Recovery:

@@ -21,6 +21,7 @@ from vintner.metrics import ModelMetrics, PoolState
 from vintner.model_config import BatchingConfig, ModelConfig, QueueConfig, TensorConfig
 from vintner.pools import Pool
 from vintner.queue_policy import QueuePolicy
+from vintner.ragged import boxed
 from vintner.rate_limiter import Claim
 from vintner.response_cache import ResponseCache
 from vintner.scheduler import Batching, Health, Scheduler, Threads, Turn
@@ -61,9 +62,10 @@ class Servable:
         self._outputs = {
             spec.name: (own.name, spec.datatype) for own, spec in zip(model.outputs, self.outputs, strict=True)
         }
-        self._row_limit = config.batching.max_batch_size
+        self._row_limit = config.batching.row_limit
         self._batched = self._has_batch_dimension()
         self._refused_from = self._largest(config.batching)
+        self._ragged = [own for own, given in config.inputs.items() if given.ragged]
         self._one_signature = all(-1 not in spec.shape[1:] for spec in self.inputs)
         self.metrics = ModelMetrics(name, self.version, self._gauges, lambda: self.pools)
         self._scheduler = Scheduler(
@@ -241,6 +243,8 @@ class Servable:
                 raise self._wrong_shape(spec, array.shape)
             arrays[own] = array
             size += tensor.nbytes
+        for own in self._ragged:
+            arrays[own] = boxed(arrays[own])
         rows = self._rows(arrays) if self._batched else 1
         place = self._policy.place(request.parameters) if request.parameters else self._policy.usual
         return Call(

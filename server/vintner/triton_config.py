@@ -36,6 +36,11 @@ SERVED: Final = frozenset(
         "input.name",
         "input.data_type",
         "input.dims",
+        "input.allow_ragged_batch",
+        "batch_input.kind",
+        "batch_input.target_name",
+        "batch_input.data_type",
+        "batch_input.source_input",
         "output.name",
         "output.data_type",
         "output.dims",
@@ -152,6 +157,7 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
         "response_cache": config.response_cache.enable,
         "inputs": _tensors(config.input, batched, reshape),
         "outputs": _tensors(config.output, batched, reshape=False),
+        "batch_inputs": _batch_inputs(config.batch_input),
         "version_policy": _version_policy(config.version_policy),
         "warmup": [_warmup(sample, batched) for sample in config.model_warmup],
         "backend_options": {"graph_optimization": level} if level else None,
@@ -214,8 +220,26 @@ def _tensors(tensors: Iterable[Tensor], batched: bool, reshape: bool) -> dict[st
             raise ConfigError(f"'{tensor.name}' is declared twice")
         dims = [*([-1] if batched else []), *tensor.dims] if tensor.dims else None
         entries[tensor.name] = {"datatype": _datatype(tensor.data_type), "dims": dims}
-        if reshape:
+        if isinstance(tensor, model_config_pb2.ModelInput) and tensor.allow_ragged_batch:
+            if not batched:
+                raise ConfigError(f"input '{tensor.name}': allow_ragged_batch needs a max_batch_size")
+            entries[tensor.name]["ragged"] = True
+        elif reshape:
             entries[tensor.name]["shape"] = dims
+    return entries
+
+
+def _batch_inputs(batch_inputs: Iterable[model_config_pb2.BatchInput]) -> dict[str, Any]:
+    """The datatype is the model's own, whatever the file says: what is computed are whole numbers."""
+    entries: dict[str, Any] = {}
+    for batch_input in batch_inputs:
+        kind = model_config_pb2.BatchInput.Kind.Name(batch_input.kind).removeprefix("BATCH_").lower()
+        if len(batch_input.source_input) != 1 or not batch_input.target_name:
+            raise ConfigError("batch_input: expected one source_input, and a target_name")
+        for target in batch_input.target_name:
+            if target in entries:
+                raise ConfigError(f"batch_input: '{target}' is computed twice")
+            entries[target] = {"kind": kind, "source": batch_input.source_input[0]}
     return entries
 
 

@@ -30,25 +30,32 @@ WIDE: Final = frozenset(_wide(pb.DESCRIPTOR.message_types_by_name.values()))
 
 def model_config(servable: Servable) -> pb.ModelConfig:
     config = servable.config
-    limit = config.batching.max_batch_size or 0
+    limit = config.batching.row_limit or 0
+    ragged = {given.name or own for own, given in config.inputs.items() if given.ragged}
     message = pb.ModelConfig(
         name=servable.name,
         platform=servable.platform,
         backend=servable.backend,
         max_batch_size=limit,
-        input=[pb.ModelInput(**_tensor(spec, limit)) for spec in servable.inputs],
+        input=[
+            pb.ModelInput(**_tensor(spec, limit), allow_ragged_batch=spec.name in ragged) for spec in servable.inputs
+        ],
         output=[pb.ModelOutput(**_tensor(spec, limit)) for spec in servable.outputs],
         version_policy=_version_policy(servable),
         default_model_filename=config.filename or "",
     )
     for number, pool in enumerate(servable.pools):
         gpu = pool.device.startswith("GPU")
-        kind = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
-        group = message.instance_group.add(name=f"{servable.name}_{number}", kind=kind, count=pool.instances)
+        processor = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
+        group = message.instance_group.add(name=f"{servable.name}_{number}", kind=processor, count=pool.instances)
         if config.rate_limiter is not None:
             group.rate_limiter.priority = config.rate_limiter.priority
             for name, count in config.rate_limiter.resources.items():
                 group.rate_limiter.resources.add(name=name, count=count, **{"global": True})
+    for target, computed in config.batch_inputs.items():
+        source = config.inputs[computed.source].name or computed.source
+        kind = pb.BatchInput.Kind.Value(f"BATCH_{computed.kind.upper()}")
+        message.batch_input.add(kind=kind, target_name=[target], source_input=[source])
     if servable.max_rows > 1:
         message.dynamic_batching.CopyFrom(_dynamic_batching(servable))
     if servable.caches:

@@ -29,7 +29,7 @@ def warm_up(model: LoadedModel, samples: Sequence[WarmupConfig], directory: Path
     """
     misfit: str | None = None
     for sample in samples:
-        inputs = dict(_inputs(model.inputs, sample, directory))
+        inputs = dict(sample_inputs(model.inputs, sample, directory))
         for number, instance in enumerate(model.instances):
             for _ in range(sample.count):
                 try:
@@ -41,7 +41,8 @@ def warm_up(model: LoadedModel, samples: Sequence[WarmupConfig], directory: Path
     return misfit
 
 
-def _inputs(specs: Sequence[TensorSpec], sample: WarmupConfig, directory: Path) -> Iterator[tuple[str, Array]]:
+def sample_inputs(specs: Sequence[TensorSpec], sample: WarmupConfig, directory: Path) -> Iterator[tuple[str, Array]]:
+    """Name and array of each input. Raises LoadError for a sample that does not fit."""
     names = [spec.name for spec in specs]
     for name in sample.inputs:
         if name not in names:
@@ -49,7 +50,7 @@ def _inputs(specs: Sequence[TensorSpec], sample: WarmupConfig, directory: Path) 
     for spec in specs:
         given = sample.inputs.get(spec.name, WarmupInput())
         shape = _shape(spec, given, sample)
-        yield spec.name, _read(spec, shape, directory / given.file) if given.file else _made(spec, shape, given.data)
+        yield spec.name, _read(spec, shape, directory / given.file) if given.file else made(spec, shape, given.data)
 
 
 def _shape(spec: TensorSpec, given: WarmupInput, sample: WarmupConfig) -> tuple[int, ...]:
@@ -72,7 +73,7 @@ def _shape(spec: TensorSpec, given: WarmupInput, sample: WarmupConfig) -> tuple[
     return shape
 
 
-def _made(spec: TensorSpec, shape: tuple[int, ...], data: str) -> Array:
+def made(spec: TensorSpec, shape: tuple[int, ...], data: str) -> Array:
     """Zeros; or floats from 0 to 1, integers of 0 and 1, which most indices admit, and short texts."""
     random = np.random.default_rng(0)
     zero = data == "zero"

@@ -77,6 +77,30 @@ def test_auto_instances_are_left_to_the_runtime(read):
     assert read("instances: auto").instances is None
 
 
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [("{}", None), ("{max_batch_size: 3}", 3), ("{compiled_sizes: [1, 8]}", 8),
+     ("{compiled_sizes: [8], max_batch_size: 6}", 6)],
+)  # fmt: skip
+def test_the_rows_of_a_request_are_limited_by_what_is_set_and_by_what_is_compiled(read, text: str, limit: int | None):
+    assert read(f"batching: {text}").batching.row_limit == limit
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[4, 1]", "batching: compiled_sizes: expected sizes that ascend, got [4, 1]"),
+        ("[4, 4]", "batching: compiled_sizes: expected sizes that ascend, got [4, 4]"),
+        ("[0, 4]", "batching.compiled_sizes.0: expected a number greater than or equal to 1, got 0"),
+        ("[1.5]", "batching.compiled_sizes.0: expected a valid integer, got 1.5"),
+        ("4", "batching.compiled_sizes: expected a list, got 4"),
+        ("[4], max_batch_size: 5", "batching: max_batch_size: expected at most the largest compiled size, 4, got 5"),
+    ],
+)
+def test_compiled_sizes_that_make_no_sense_are_refused(read, text: str, message: str):
+    assert message in problem(read, f"batching: {{compiled_sizes: {text}}}")
+
+
 @pytest.mark.parametrize("text", ["batching: false", "batching: {enabled: false}"])
 def test_batching_can_be_switched_off_in_one_word(read, text: str):
     assert not read(text).batching.enabled

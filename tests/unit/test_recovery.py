@@ -293,3 +293,14 @@ def test_the_rest_of_a_pool_goes_on_while_it_is_opened_anew() -> None:
     wait_until(lambda: shop.scheduler.instances == (0, 2))
     assert shop.models[0].closed.wait(WAIT)
     assert shop.infer(1.0) == [2.0]
+
+
+def test_an_examination_looks_like_what_once_succeeded_but_means_nothing() -> None:
+    rows = np.empty(2, np.object_)
+    rows[0], rows[1] = np.array([1.0, 2.0]), np.array([3.0])
+    given = {"x": np.full((2, 3), 7, np.int32), "texts": np.array([b"a", b"b"], np.object_), "ragged": rows}
+    blank = recovery.blank(recovery.sample_of(given))
+    assert blank["x"].dtype == np.int32
+    assert np.array_equal(blank["x"], np.zeros((2, 3)))
+    assert blank["texts"].tolist() == [b"", b""]
+    assert [row.tolist() for row in blank["ragged"]] == [[0.0, 0.0], [0.0, 0.0]]
