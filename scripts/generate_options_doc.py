@@ -63,7 +63,8 @@ def code(*names: str) -> str:
 
 def value(option: Option) -> str:
     if option.repeatable:
-        return f"{option.kind.expected}, or several: a repeated flag, a list, or separated by `:` in the environment"
+        several = f"a repeated flag, a list, or separated by `{option.separator}` in the environment"
+        return f"{option.kind.expected}, or several: {several}"
     return option.kind.expected
 
 

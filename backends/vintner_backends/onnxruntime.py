@@ -18,6 +18,7 @@ from vintner.types import TensorSpec
 from vintner_backends.discovery import choose
 from vintner_backends.onnxruntime_config import SUFFIX, Provider, check_supported, providers, session_options, threads
 from vintner_backends.onnxruntime_instance import BoundInstance, OnnxRuntimeInstance, reason
+from vintner_backends.pinning import bound, pinned
 
 PREFERRED: Final = ("model.onnx",)
 DATATYPES: Final[Mapping[str, str]] = {
@@ -48,11 +49,13 @@ class OnnxRuntimeBackend:
         check_supported(spec)
         chosen = providers(spec)
         division = threads(spec, chosen)
-        session = open_session(spec.path, session_options(spec, division), chosen)
+        with bound(spec.affinity):  # the session's threads are started here, and keep to the cores
+            session = open_session(spec.path, session_options(spec, division), chosen)
         inputs, outputs = tensor_specs(session.get_inputs(), "input"), tensor_specs(session.get_outputs(), "output")
         check_rows(inputs, spec.rows)
         kind = instance_kind(inputs, outputs)
-        return OnnxRuntimeModel(inputs, outputs, [kind(session, inputs, outputs) for _ in range(division.instances)])
+        slots = [kind(session, inputs, outputs) for _ in range(division.instances)]
+        return OnnxRuntimeModel(inputs, outputs, slots, spec.affinity)
 
     def devices(self) -> Sequence[Device]:
         return [Device(name.removesuffix(SUFFIX), name) for name in onnxruntime.get_available_providers()]
@@ -64,16 +67,21 @@ class OnnxRuntimeModel:
     platform = "onnx_onnxv1"
 
     def __init__(
-        self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], instances: Sequence[OnnxRuntimeInstance]
+        self,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        slots: Sequence[OnnxRuntimeInstance],
+        affinity: frozenset[int] = frozenset(),
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
-        self.instances = instances
+        self.instances = pinned(slots, affinity)
+        self._slots = slots
 
     def close(self) -> None:
-        for instance in self.instances:
-            instance.close()
-        self.instances = ()
+        for slot in self._slots:
+            slot.close()
+        self.instances = self._slots = ()
 
 
 def open_session(

@@ -92,6 +92,8 @@ def available_provider(name: str) -> str:
 def threads(spec: LoadSpec, chosen: Sequence[Provider]) -> Threads:
     """Each instance computes on its caller's thread; the session's pools hold what is left of the budget.
 
+    Raises LoadError where cores were chosen and it is not the CPU that computes.
+
     So `instances + (intra_op - 1) + (inter_op - 1)` threads at most compute at once. Without a number of instances,
     `throughput` takes one for each thread and `latency` a single one with all threads.
     """
@@ -102,6 +104,8 @@ def threads(spec: LoadSpec, chosen: Sequence[Provider]) -> Threads:
             f"backend option 'inter_op_threads' is a number from 1 to the {budget.threads} threads there are"
         )
     on_cpu = chosen[0].name == CPU
+    if spec.affinity and not on_cpu:
+        raise LoadError(f"cores can be chosen for the CPU alone, not for {chosen[0].name}; remove the cores")
     left = budget.threads - (inter_op - 1)
     default = left if on_cpu and spec.performance_hint == "throughput" else 1
     instances = (budget.instances if on_cpu else spec.instances) or default

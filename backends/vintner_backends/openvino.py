@@ -25,11 +25,13 @@ from vintner_backends.openvino_config import (
     is_cpu,
     loses_errors,
     on_callers_thread,
+    pinned_copies,
     read_properties,
     streams_of,
 )
 from vintner_backends.openvino_instance import OpenVINOInstance, StringInstance, reason
 from vintner_backends.openvino_strings import carry_strings_as_bytes
+from vintner_backends.pinning import pinned
 
 PLATFORMS: Final[Mapping[str, str]] = {
     ".xml": "openvino_ir",
@@ -76,6 +78,10 @@ class OpenVINOBackend:
     def load(self, spec: LoadSpec) -> OpenVINOModel:
         check_device(self._core, spec.device)
         budget = cpu_budget(spec)
+        count = 1
+        if spec.affinity:
+            count = pinned_copies(spec, budget)
+            budget = CpuBudget(threads=1, instances=1)
         properties = compile_properties(self._core, spec, budget)
         with library_errors(spec.path):
             model = self._core.read_model(spec.path, config=read_properties(spec))
@@ -83,11 +89,13 @@ class OpenVINOBackend:
         inputs, outputs = tensor_specs(model.inputs, "input"), tensor_specs(model.outputs, "output")
         carry_strings_as_bytes(model)
         with library_errors(spec.path):
-            compiled = compile_audibly(self._core, model, spec.device, properties)
-            requests = [compiled.create_infer_request() for _ in range(slots(spec, budget, compiled))]
+            copies = [compile_audibly(self._core, model, spec.device, properties) for _ in range(count)]
+            compiled = copies[0]
+            requests = [one.create_infer_request() for one in copies for _ in range(slots(spec, budget, compiled))]
         kind = StringInstance if any(tensor.datatype == "BYTES" for tensor in inputs) else OpenVINOInstance
         instances = [kind(request, inputs, outputs, streams_of(compiled)) for request in requests]
-        return OpenVINOModel(PLATFORMS.get(spec.path.suffix, "tensorflow_savedmodel"), inputs, outputs, instances)
+        platform = PLATFORMS.get(spec.path.suffix, "tensorflow_savedmodel")
+        return OpenVINOModel(platform, inputs, outputs, instances, spec.affinity)
 
     def devices(self) -> Sequence[Device]:
         core = self._core
@@ -102,17 +110,19 @@ class OpenVINOModel:
         platform: str,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
-        instances: Sequence[OpenVINOInstance],
+        slots: Sequence[OpenVINOInstance],
+        affinity: frozenset[int] = frozenset(),
     ) -> None:
         self.platform = platform
         self.inputs = inputs
         self.outputs = outputs
-        self.instances = instances
+        self.instances = pinned(slots, affinity)
+        self._slots = slots
 
     def close(self) -> None:
-        for instance in self.instances:
-            instance.close()
-        self.instances = ()
+        for slot in self._slots:
+            slot.close()
+        self.instances = self._slots = ()
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from vintner.errors import LoadError, nearest
 from vintner_backends.cpu_budget import CpuBudget
 
 COMPOSITE: Final = ("AUTO", "HETERO", "MULTI", "BATCH")
+OWN_PINNING: Final = ("ENABLE_CPU_PINNING", "ENABLE_CPU_RESERVATION")
+"""By which OpenVINO chooses cores itself."""
 SETTINGS: Final[Mapping[str, str]] = {
     "CACHE_DIR": "cache_dir",
     "DEVICE_PROPERTIES": "streams, threads and precision",
@@ -78,6 +80,28 @@ def processor_properties(spec: LoadSpec, budget: CpuBudget) -> dict[str, Any]:
     }
     streams = 0 if budget.threads == 1 else spec.streams or budget.instances
     return properties if streams is None else {**properties, "NUM_STREAMS": streams}
+
+
+def pinned_copies(spec: LoadSpec, budget: CpuBudget) -> int:
+    """How many times to compile a model that keeps to chosen cores: once for each instance, on its caller's thread.
+
+    OpenVINO's own threads are shared by all models of a process, and go from one to the next, so they cannot be bound
+    to the cores of one. With 0 streams it computes on the caller's thread, which can; but requests to one compiled
+    model then wait for each other. Raises LoadError where an instance would need more than one thread.
+    """
+    if not is_cpu(spec.device):
+        raise LoadError(f"cores can be chosen for the device CPU alone, not for {spec.device}; remove the cores")
+    for option in OWN_PINNING:
+        if option in spec.options:
+            raise LoadError(f"backend option '{option}' and chosen cores contradict each other; remove one")
+    instances = budget.instances or (1 if spec.performance_hint == "latency" else budget.threads)
+    if (spec.streams or instances) != budget.threads or instances != budget.threads:
+        raise LoadError(
+            "OpenVINO keeps to chosen cores only with one thread for each instance, and"
+            f" {instances} instances on {budget.threads} threads were asked for: leave the instances to auto with the"
+            " throughput hint, set threads to their number, or use the onnxruntime backend"
+        )
+    return instances
 
 
 def streams_of(compiled: ov.CompiledModel) -> int:

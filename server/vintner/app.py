@@ -104,6 +104,7 @@ class _Server:
             cache_dir=config.cache_dir,
             load_threads=config.model_load_threads,
             cache=ResponseCache(config.response_cache_bytes) if config.response_cache_bytes else None,
+            resources=dict(config.rate_limit_resource),
         )
         self._service = Service(
             self._manager,

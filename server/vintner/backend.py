@@ -48,7 +48,9 @@ class LoadSpec:
     threads: int | None = None
     """CPU threads of all instances together; never more than `cores`."""
     cores: int = 1
-    """Cores that this process may use."""
+    """Cores that this process may use, or those of `affinity`."""
+    affinity: frozenset[int] = frozenset()
+    """The cores to compute on, which the process may use; empty: not pinned. LoadError if a backend cannot."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Input name -> shape to give it before compilation; -1 for a dynamic extent."""
     rows: int | None = None

@@ -77,7 +77,7 @@ def _help_text() -> str:
 def _option_help(option: Option) -> str:
     flag = f"--[no-]{option.flag[2:]}" if option.negation else f"{option.flag} {option.kind.metavar}"
     notes = [f"default {option.default_text}"] if option.default_text else []
-    notes += ["may be repeated, in the variable with ':' between"] if option.repeatable else []
+    notes += [f"may be repeated, in the variable with '{option.separator}' between"] if option.repeatable else []
     notes += [f"also {alias}" for alias in option.aliases]
     notes += filter(None, [option.variable, option.fallback_variable])
     text = f"{option.help_text} [{'; '.join(notes)}]"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from vintner.logs import LogFormat, LogLevel
-from vintner.option_kinds import ADDRESS, BOOLEAN, DIRECTORY, FILE, NAME, PORT, SECONDS, choice, integer, size
+from vintner.option_kinds import ADDRESS, BOOLEAN, DIRECTORY, FILE, NAME, PORT, RESOURCE, SECONDS, choice, integer, size
 from vintner.options import (
     Option,
     UsageError,
@@ -98,6 +98,15 @@ class ServerConfig:
         default=64 * MIB,
         metadata=as_option(
             size(low=0), "Memory for the answers of models with `response_cache: true`; 0 keeps no answers."
+        ),
+    )
+    rate_limit_resource: tuple[tuple[str, int], ...] = field(
+        default=(),
+        metadata=as_option(
+            RESOURCE,
+            "Units of a resource that models name in `rate_limiter`; default: as many as the largest claim of a model.",
+            repeatable=True,
+            separator=",",
         ),
     )
     model_load_threads: int = field(

@@ -1,15 +1,18 @@
 """How many CPU cores this process may use: its affinity, cut by the quotas of its cgroup and those above.
 
-And how a thread gives way to others.
+And which of them are meant by a text, and how a thread gives way to others.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+
+from vintner.errors import ConfigError
 
 _sched_yield = getattr(ctypes.CDLL(None), "sched_yield", None)
 
@@ -25,6 +28,60 @@ def give_way() -> None:
         _sched_yield()
     else:
         time.sleep(0)
+
+
+def parse_cores(text: str, system: Path = Path("/"), allowed: Collection[int] | None = None) -> frozenset[int]:
+    """The cores that `0-7`, `0,2-3` or `numa:0` means, or several of these with commas between.
+
+    Of a NUMA node these are the ones that the process may use. Raises ConfigError for a text that is none of these, a
+    node that is not there, and a core that the process may not use. Tests pass the root of a file system with
+    `sys/devices/system/node`, and the cores allowed.
+    """
+    usable = frozenset(os.sched_getaffinity(0) if allowed is None else allowed)
+    found: set[int] = set()
+    for part in map(str.strip, text.split(",")):
+        numa = re.fullmatch(r"numa:(\d+)", part, re.ASCII)
+        found |= _node(int(numa[1]), system, usable) if numa else _interval(part, text, usable)
+    return frozenset(found)
+
+
+def write_cores(cores: Iterable[int]) -> str:
+    """As `parse_cores` reads it, in order: `0-3,6`."""
+    parts: list[list[int]] = []
+    for core in sorted(cores):
+        if parts and parts[-1][-1] == core - 1:
+            parts[-1][1:] = [core]
+        else:
+            parts.append([core])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
+def _interval(part: str, text: str, usable: frozenset[int]) -> frozenset[int]:
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", part, re.ASCII)
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    if low > high:
+        raise ConfigError(f"expected cores such as 0-7, 0,2-3 or numa:0, got {text[:60]!r}")
+    for core in range(low, high + 1):  # ends soon, however many were asked for
+        if core not in usable:
+            raise ConfigError(
+                f"core {core} of {text[:60]!r} is not available; this process may use {write_cores(usable)}"
+            )
+    return frozenset(range(low, high + 1))
+
+
+def _node(number: int, system: Path, usable: frozenset[int]) -> frozenset[int]:
+    nodes = system / "sys/devices/system/node"
+    lines = _lines(nodes / f"node{number}/cpulist")
+    if not lines:
+        there = sorted(int(node.name.removeprefix("node")) for node in nodes.glob("node[0-9]*"))
+        known = f"there are {', '.join(map(str, there))}" if there else "the system shows none"
+        raise ConfigError(f"there is no NUMA node {number} here; {known}")
+    bounds = (part.partition("-") for part in lines[0].split(",") if part)
+    cores = usable.intersection(*[{core for low, _, high in bounds for core in range(int(low), int(high or low) + 1)}])
+    if not cores:
+        has = f"has the cores {lines[0]}" if lines[0] else "has no cores"
+        raise ConfigError(f"NUMA node {number} {has}; this process may use {write_cores(usable)}")
+    return cores
 
 
 def available_cores(system: Path = Path("/"), affinity: int | None = None) -> int:

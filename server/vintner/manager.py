@@ -19,15 +19,18 @@ from pathlib import Path
 from threading import Event, Lock
 
 from vintner.backend import Backend, Backends, LoadedModel, LoadSpec
+from vintner.core_shares import CORES, CoreShares, divide_cores
 from vintner.errors import InvalidArgument, LoadError, ModelNotReady, NotFound, OperatorError, nearest
 from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
 from vintner.model_shapes import open_model
 from vintner.pools import Pool
+from vintner.rate_limiter import Claim
 from vintner.repository import ModelSource, Scan, find_model, load_specs
 from vintner.response_cache import ResponseCache
 from vintner.scheduler import Threads
 from vintner.servable import Servable
+from vintner.turnstile import Turnstiles
 from vintner.warmup import DIRECTORY, warm_up
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,7 @@ def open_servable(
     cache_dir: Path | None,
     threads: Threads | None = None,
     cache: ResponseCache | None = None,
+    claim: Claim | None = None,
 ) -> Servable:
     """Loads one version in all of its pools and warms it up.
 
@@ -75,7 +79,7 @@ def open_servable(
             models.append(model)
             _check_alike(models[0], model, spec.device)
             pools.append(Pool(model.instances, spec.device, model.close, reopen=load))
-        servable = Servable(source.name, version, models[0], source.config, threads, backend, pools, cache)
+        servable = Servable(source.name, version, models[0], source.config, threads, backend, pools, cache, claim)
         for misfit in sorted(misfits):
             servable.serve_unbatched(misfit)
         return servable
@@ -115,13 +119,17 @@ class Manager:
         cache_dir: Path | None = None,
         load_threads: int = 4,
         cache: ResponseCache | None = None,
+        resources: Mapping[str, int] | None = None,
     ) -> None:
+        """`resources` are what models share by `rate_limiter`, in units; `cores` is one of them unless it is given."""
         self._cache = cache
         self.registry = Registry(self.versions_by_state, lambda: cache.size if cache is not None else (0, 0))
         self._backends = backends
         self._cores = cores
         self._cache_dir = cache_dir
-        self._threads = Threads()
+        self._resources = dict(resources or {})
+        self._shares = CoreShares()
+        self._threads = Threads(turnstiles=Turnstiles({CORES: cores, **self._resources}))
         self._loaders = ThreadPoolExecutor(load_threads, thread_name_prefix="vintner-load")
         self._lock = Lock()
         self._sources: dict[str, ModelSource] = {}
@@ -142,6 +150,7 @@ class Manager:
         """Makes what a scan found the wanted state, and starts on it. Returns at once."""
         with self._lock:
             self._sources = dict(scan.models)
+            self._share(scan)
             self._faults = dict(scan.faults)
             for name in scan.models:
                 self._statuses.setdefault(name, {})
@@ -153,6 +162,19 @@ class Manager:
             logger.error("model '%s' is unavailable: %s", name, reason)
             self.registry.loaded(None)
         self._changed()
+
+    def _share(self, scan: Scan) -> None:
+        """Decides what each version that is loaded from now on gets of the cores. Needs the lock."""
+        models = scan.models.values()
+        shares = divide_cores(self._cores, {each.name: (each.config, tuple(each.versions)) for each in models})
+        if shares.cores and shares != self._shares:
+            parts = [f"{name} version {version}: {cores}" for (name, version), cores in shares.cores.items()]
+            turns = ", which more versions than cores use in turns" if shares.in_turns else ""
+            logger.info("%d cores by weight%s: %s", self._cores, turns, ", ".join(parts))
+        self._shares = shares
+        claimed = {name for each in models if each.config.rate_limiter for name in each.config.rate_limiter.resources}
+        for name in self._resources.keys() - claimed - {CORES}:
+            logger.warning("no model's rate_limiter names the resource '%s'%s", name, nearest(name, claimed))
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Calls back, from any thread, after each change of state. The listener must be quick and not raise."""
@@ -226,8 +248,10 @@ class Manager:
         self._changed()
 
     def _open(self, source: ModelSource, version: int) -> Servable:
+        cores = self._shares.cores.get((source.name, version), self._cores)
+        claim = self._shares.claim(source.name, version, source.config)
         servable = open_servable(
-            source, version, self._backends, self._cores, self._cache_dir, self._threads, self._cache
+            source, version, self._backends, cores, self._cache_dir, self._threads, self._cache, claim
         )
         if source.config.response_cache and not servable.caches:
             logger.warning(

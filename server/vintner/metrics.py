@@ -350,6 +350,7 @@ class Registry:
             "in_flight": ("vintner_requests_in_flight", "Requests that wait or run."),
             "queue_requests": ("vintner_queue_requests", "Requests that wait for an instance."),
             "queue_bytes": ("vintner_queue_bytes", "Bytes of input that wait for an instance."),
+            "waiting": ("vintner_instances_waiting", "Instances that wait for resources that other models hold."),
         }
         for key, (name, help_text) in families.items():
             family = GaugeMetricFamily(name, help_text, labels=["model", "version"])

@@ -122,6 +122,7 @@ def _by_tensor(given: object) -> object:
 Name = Annotated[str, Field(min_length=1)]
 Hint = Literal["throughput", "latency"]
 Precision = Literal["f32", "f16", "bf16"]
+Cores = Annotated[str, Field(min_length=1), BeforeValidator(lambda given: str(given) if type(given) is int else given)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Shape = tuple[Annotated[int, Field(strict=True, ge=-1)], ...]
@@ -274,6 +275,22 @@ class WarmupConfig(Section):
     inputs: Annotated[Mapping[str, WarmupInput], BeforeValidator(_by_tensor)] = {}
 
 
+class RateLimiterConfig(Section):
+    """What each run needs of the resources that models share, all at once. A model of priority 2 gets half as many
+    turns as one of priority 1, where they compete."""
+
+    resources: Mapping[Name, Count] = {}
+    priority: Count = 1
+
+    @model_validator(mode="after")
+    def _claims_something(self) -> RateLimiterConfig:
+        if not self.resources:
+            raise ValueError(
+                "resources: expected at least one, such as {gpu: 1}; there is nothing else to take turns at"
+            )
+        return self
+
+
 class PoolConfig(Section):
     """Instances on one device. What is left out is as the model's own key of that name says; `hint` is its
     `performance_hint`."""
@@ -284,6 +301,7 @@ class PoolConfig(Section):
     instances: Annotated[int | None, BeforeValidator(_instances)] = None
     streams: Count | None = None
     threads: Count | None = None
+    cores: Cores | None = None
 
 
 class ModelConfig(Section):
@@ -298,9 +316,12 @@ class ModelConfig(Section):
     instances: Annotated[int | None, BeforeValidator(_instances)] = None
     streams: Count | None = None
     threads: Count | None = None
+    cores: Cores | None = None
     pools: Annotated[tuple[PoolConfig, ...], Field(min_length=1)] | None = None
     execution_timeout_seconds: Seconds | None = None
     reopen_after_failures: Count = 3
+    core_weight: Annotated[float, Field(ge=0.001, le=1000)] | None = None
+    rate_limiter: RateLimiterConfig | None = None
     batching: Annotated[BatchingConfig, BeforeValidator(_batching)] = BatchingConfig()
     queue: QueueConfig = QueueConfig()
     response_cache: StrictBool = False

@@ -91,11 +91,24 @@ def _parse_boolean(text: str) -> bool:
     return word in {"true", "yes", "on", "1"}
 
 
+def _parse_resource(text: str) -> tuple[str, int]:
+    name, _, count = text.rpartition(":")
+    if not name:
+        raise ValueError(text)
+    return name, _within(int(count), 1, None)
+
+
 PORT: Final = integer(0, 65535, "PORT")
 SECONDS: Final = Kind(
     "a number of seconds, 0 or more", "SECONDS", _parse_seconds, lambda seconds: str(seconds).removesuffix(".0")
 )
 BOOLEAN: Final = Kind("true or false", "true|false", _parse_boolean, lambda value: str(value).lower())
+RESOURCE: Final = Kind(
+    "a resource and how many units there are, such as disk:2",
+    "NAME:COUNT",
+    _parse_resource,
+    lambda resource: f"{resource[0]}:{resource[1]}",
+)
 NAME: Final = Kind("a name", "NAME", str)
 ADDRESS: Final = Kind("an address", "ADDRESS", str)
 DIRECTORY: Final = Kind("a directory", "DIR", Path)

@@ -53,6 +53,8 @@ class Option:
     """Further flags."""
     repeatable: bool = False
     """The value is a tuple of the kind's values; else the last of several wins."""
+    separator: str = os.pathsep
+    """Between the values of a repeatable option in its variable."""
     fallback_variable: str | None = None
     """An environment variable that others set, weaker than every other source."""
 
@@ -177,7 +179,7 @@ def read_environment(environment: Mapping[str, str], options: Sequence[Option]) 
     for option in options:
         text = environment.get(option.variable, "")
         if not SERVICE_ADDRESS.match(text):
-            for part in text.split(os.pathsep) if option.repeatable else [text]:
+            for part in text.split(option.separator) if option.repeatable else [text]:
                 yield Given(option, part, option.variable)
 
 

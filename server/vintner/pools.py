@@ -119,7 +119,7 @@ class Pool:
     @property
     def state(self) -> PoolState:
         slots = self.opening.slots
-        busy = sum(slot.busy and slot.in_service for slot in slots)
+        busy = sum(bool(slot.batch) and slot.in_service for slot in slots)
         return PoolState(self.device, busy, self.in_service, len(slots) - self.in_service)
 
     @property

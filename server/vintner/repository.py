@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Final
 
 from vintner.backend import Backends, LoadSpec
+from vintner.core_shares import uses_cpu
+from vintner.cores import parse_cores
 from vintner.errors import ConfigError
 from vintner.model_config import ModelConfig, read_model_config
 from vintner.triton_config import read_triton_config
@@ -125,21 +127,23 @@ def _find_named(directory: Path, filename: str, backend: str | None, backends: B
 def load_specs(source: ModelSource, version: int, path: Path, cores: int, cache_dir: Path | None) -> Sequence[LoadSpec]:
     """What to ask of the backend, for each pool of a version whose `path` was found.
 
-    Pools on the processor share its cores evenly. Each version has a directory of its own below `cache_dir`, so equal
-    file names never meet there.
+    Pools on the processor have the cores that they chose, and share what is left evenly. Each version has a directory
+    of its own below `cache_dir`, so equal file names never meet there. Raises ConfigError for cores that are not there.
     """
     configs = source.config.in_pools()
-    on_cpu = sum(_uses_cpu(config.device) for config in configs)
-    shares = (max(1, cores // on_cpu) if _uses_cpu(config.device) else cores for config in configs)
+    chosen = [parse_cores(config.cores) if config.cores else frozenset() for config in configs]
+    sharing = sum(not own and uses_cpu(config.device) for config, own in zip(configs, chosen, strict=True))
+    share = max(1, (cores - len(frozenset().union(*chosen))) // max(1, sharing))
     cache = cache_dir / source.name / str(version) if cache_dir is not None else None
-    return [_load_spec(config, path, share, cache) for config, share in zip(configs, shares, strict=True)]
+    return [
+        _load_spec(config, path, min(cores, len(own)) or (share if uses_cpu(config.device) else cores), own, cache)
+        for config, own in zip(configs, chosen, strict=True)
+    ]
 
 
-def _uses_cpu(device: str) -> bool:
-    return "CPU" in device or device.startswith("AUTO")
-
-
-def _load_spec(config: ModelConfig, path: Path, cores: int, cache_dir: Path | None) -> LoadSpec:
+def _load_spec(
+    config: ModelConfig, path: Path, cores: int, affinity: frozenset[int], cache_dir: Path | None
+) -> LoadSpec:
     return LoadSpec(
         path=path,
         device=config.device,
@@ -149,6 +153,7 @@ def _load_spec(config: ModelConfig, path: Path, cores: int, cache_dir: Path | No
         streams=config.streams,
         threads=config.threads,
         cores=cores,
+        affinity=affinity,
         shapes={name: tensor.shape for name, tensor in config.inputs.items() if tensor.shape is not None},
         cache_dir=cache_dir,
         options=config.backend_options,

@@ -39,7 +39,9 @@ from vintner.gains import Arrivals, stacking_pays
 from vintner.metrics import PoolState, SchedulerMetrics
 from vintner.pools import WEIGHT, Opening, Pool, Pools, Slot
 from vintner.queue_delay import QueueDelay
+from vintner.rate_limiter import Claim
 from vintner.recovery import Recovery, Sample, sample_of
+from vintner.turnstile import Turnstile, Turnstiles
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +60,15 @@ MOST_WORKERS: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """What the schedulers of a server share: threads that lead where a request's own cannot stay, and a clock.
+    """What the schedulers of a server share: threads that lead where a request's own cannot stay, a clock, and the
+    resources of models that are rate limited.
 
     Neither starts a thread before it is needed.
     """
 
     workers: LeanExecutor = field(default_factory=lambda: LeanExecutor(MOST_WORKERS, "vintner-run"))
     alarms: AlarmClock = field(default_factory=AlarmClock)
+    turnstiles: Turnstiles = field(default_factory=Turnstiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +96,18 @@ class Batching:
 class Turn:
     """An instance in the hands of whoever submitted the request that found it idle. To be run soon, and to the end."""
 
-    __slots__ = ("_alone", "_scheduler", "_slot")
+    __slots__ = ("_alone", "_scheduler", "granted", "slot")
 
     def __init__(self, scheduler: Scheduler, slot: Slot, alone: bool = False) -> None:
         self._scheduler = scheduler
-        self._slot = slot
+        self.slot = slot
+        self.granted = False  # it has the resources that its next run needs
         self._alone = alone  # the request would not be stacked with others
 
     @property
     def brief(self) -> bool:
         """Whether it can be expected to take no longer than a thread switch is worth."""
-        return self._slot.pool.brief
+        return self.slot.pool.brief
 
     def gather(self) -> None:
         """Lets requests in that came with the one that got this turn, and wait for the interpreter or a core."""
@@ -116,10 +121,13 @@ class Turn:
 
     def step(self) -> bool:
         """Runs one batch. True if more waits, and the turn is still this caller's."""
-        slot = self._scheduler.lead(self._slot)
+        turnstile = self._scheduler.turnstile
+        if turnstile is not None and not turnstile.enter(self):
+            return False
+        slot = self._scheduler.lead(self.slot)
         if slot is None:
             return False
-        self._slot = slot
+        self.slot = slot
         return True
 
     def run(self) -> None:
@@ -152,8 +160,11 @@ class Scheduler:
         metrics: SchedulerMetrics | None = None,
         threads: Threads | None = None,
         health: Health | None = None,
+        claim: Claim | None = None,
     ) -> None:
+        """Raises LoadError if the claim is for more of a resource than there is."""
         self.threads = threads or Threads()
+        self.turnstile: Turnstile[Turn] | None = self.threads.turnstiles.open(claim) if claim else None
         self._lock = Lock()
         self._pools = Pools(pools)
         self._health = health or Health()
@@ -184,9 +195,14 @@ class Scheduler:
 
     @property
     def instances(self) -> tuple[int, int]:
-        """Busy ones, and all that are in service."""
+        """Busy ones, and all that are in service; those that wait for resources are not busy."""
         states = self.pools
         return sum(state.busy for state in states), sum(state.instances for state in states)
+
+    @property
+    def awaiting_resources(self) -> int:
+        """Instances that wait for what other models hold."""
+        return self.turnstile.waiting if self.turnstile else 0
 
     @property
     def brief(self) -> bool:
@@ -287,10 +303,14 @@ class Scheduler:
             if self._alarm:
                 self.threads.alarms.cancel(self._alarm)
             ended = self._refuse(Stopping, "the model is being unloaded")
+        self._recall()
+        with self._lock:
             openings = self._pools.retire()
         self._answer(ended)
         for opening in openings:
             _close(opening)
+        if self.turnstile is not None:
+            self.turnstile.close()
 
     def _refuse(self, error: type[VintnerError], reason: str) -> list[Call]:
         """Has new calls refused from now on, and ends those that wait. Needs the lock."""
@@ -349,11 +369,15 @@ class Scheduler:
                     self._queue.remove(call)
                     self._end(call, call.lateness())
             late = [call for call in late if call.state == "done"]
-            late += self._give_up(now)
+            given_up = self._overdue(now)
+            late += self._give_up(given_up)
             left = [call.deadline for call in (*self._queue, *self._running) if call.deadline is not None]
             left += [slot.started + limit for slot in self._pools.busy()] if (limit := self._health.timeout) else []
             if left and not self._closed:
                 self._expect(min(left))
+        if self.turnstile is not None:
+            for _ in given_up:  # whose runs may never end, and would keep all others waiting
+                self.turnstile.leave()
         self._answer(late)
         self._resume()
 
@@ -368,7 +392,19 @@ class Scheduler:
     def when_idle(self, callback: Callable[[], None]) -> None:
         """Has the callback called whenever the last busy instance becomes idle, from now on; at once if all are."""
         self._when_idle = callback
+        self._recall()
         self._tell_idle()
+
+    def _recall(self) -> None:
+        """Takes instances back that wait for resources, if no call is left for which they would."""
+        if self.turnstile is None or self._queue:
+            return
+        turns = self.turnstile.recall()
+        with self._lock:
+            closing = [self._put(turn.slot) for turn in turns]
+            self._gathering = self._gathering and not turns
+        for opening in closing:
+            _close(opening)
 
     def _tell_idle(self) -> None:
         if self._when_idle is not None and self._pools.at_rest:
@@ -392,6 +428,8 @@ class Scheduler:
             other = self._take(now)
         if other is not None:
             Turn(self, other).pass_on()
+        if not batch and self.turnstile is not None:
+            self.turnstile.leave(used=False)
         self._answer(expired)
         if not batch:
             _close(closing)
@@ -404,12 +442,18 @@ class Scheduler:
             self._count(slot, batch, execution, started)
             results = zip(batch, execution.results, strict=True)
             ended = [call for call, result in results if self._end(call, result, ran=True)]
-            stay = slot.pool.brief
-            following, closing = (None, None) if stay else self._next(slot)
-        if following is not None:
-            Turn(self, following).pass_on()
+            lost = slot.lost
+            limited = self.turnstile is not None
+            stay = slot.pool.brief and not (limited and lost)
+            following, closing = (None, None) if stay and not limited else self._next(slot)
+        turn = Turn(self, following) if following is not None else None
+        # What a lost instance had was given back when it was given up.
+        if self.turnstile is not None and not lost and not self.turnstile.leave(turn):
+            turn = following = None
+        if turn is not None and not stay:
+            turn.pass_on()
         self._answer([] if self._order else ended)
-        if stay:
+        if stay and not limited:
             with self._lock:
                 following, closing = self._next(slot)
         _close(closing)
@@ -502,13 +546,16 @@ class Scheduler:
             slot.pool.fault = f"{slot.failures} runs in a row failed: {failure}"
             self._recovery.examine(slot)
 
-    def _give_up(self, now: float) -> list[Call]:
+    def _overdue(self, now: float) -> list[Slot]:
+        """The slots whose run takes too long. Needs the lock."""
+        limit = self._health.timeout
+        return [] if limit is None else [one for one in self._pools.busy() if one.started + limit <= now]
+
+    def _give_up(self, overdue: Sequence[Slot]) -> list[Call]:
         """Ends the calls of runs that take too long, whose instances are lost. Needs the lock."""
         limit = self._health.timeout
-        if limit is None:
-            return []
         late: list[Call] = []
-        for slot in [one for one in self._pools.busy() if one.started + limit <= now]:
+        for slot in overdue:
             error = f"the model did not finish within its execution timeout of {limit:g} s"
             late += [call for call in slot.batch if self._end(call, DeadlineExceeded(error))]
             self._pools.give_up(slot)

@@ -22,6 +22,7 @@ from vintner.model_config import BatchingConfig, ModelConfig, QueueConfig, Tenso
 from vintner.pools import Pool
 from vintner.queue_policy import QueuePolicy
 from vintner.ragged import boxed
+from vintner.rate_limiter import Claim
 from vintner.response_cache import ResponseCache
 from vintner.scheduler import Batching, Health, Scheduler, Threads, Turn
 from vintner.timing import Timing, asks
@@ -44,6 +45,7 @@ class Servable:
         backend: str = "",
         pools: Sequence[Pool] = (),
         cache: ResponseCache | None = None,
+        claim: Claim | None = None,
     ) -> None:
         """Takes ownership of the model and of its pools, of which the first is the model itself.
 
@@ -73,6 +75,7 @@ class Servable:
             metrics=self.metrics.scheduler,
             threads=threads,
             health=Health(config.reopen_after_failures, config.execution_timeout_seconds),
+            claim=claim,
         )
         self._policy = QueuePolicy(config.queue)
         self._cache = cache.share(self.metrics.cache) if cache is not None and config.response_cache else None
@@ -129,7 +132,12 @@ class Servable:
 
     def _gauges(self) -> Mapping[str, float]:
         requests, size = self._scheduler.queued
-        return {"in_flight": self._leases, "queue_requests": requests, "queue_bytes": size}
+        return {
+            "in_flight": self._leases,
+            "queue_requests": requests,
+            "queue_bytes": size,
+            "waiting": self._scheduler.awaiting_resources,
+        }
 
     def serve_unbatched(self, reason: str) -> None:
         """For a model whose outputs turned out not to have the batch in front."""

@@ -48,6 +48,10 @@ SERVED: Final = frozenset(
         "instance_group.kind",
         "instance_group.count",
         "instance_group.gpus",
+        "instance_group.rate_limiter.priority",
+        "instance_group.rate_limiter.resources.name",
+        "instance_group.rate_limiter.resources.count",
+        "instance_group.rate_limiter.resources.global",
         "dynamic_batching.preferred_batch_size",
         "dynamic_batching.max_queue_delay_microseconds",
         "dynamic_batching.preserve_ordering",
@@ -70,7 +74,6 @@ TUNING: Final = frozenset(
         "model_metrics",
         "input.format",
         "output.label_filename",
-        "instance_group.rate_limiter",
         "instance_group.secondary_devices",
         "instance_group.profile",
         "instance_group.host_policy",
@@ -158,6 +161,7 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
         "version_policy": _version_policy(config.version_policy),
         "warmup": [_warmup(sample, batched) for sample in config.model_warmup],
         "backend_options": {"graph_optimization": level} if level else None,
+        "rate_limiter": _rate_limiter(config.instance_group, path),
         **_instances(config.instance_group),
         **_parameters(parameters, path),
     }
@@ -282,6 +286,29 @@ def _device(group: model_config_pb2.ModelInstanceGroup) -> str:
     if len(group.gpus) > 1:
         raise ConfigError("instance_group.gpus: a model is served on one GPU")
     return f"GPU.{group.gpus[0]}" if group.gpus else "GPU"
+
+
+def _rate_limiter(groups: Sequence[model_config_pb2.ModelInstanceGroup], path: Path) -> dict[str, Any] | None:
+    """A resource that is not `global` is there once for each device, so a GPU's name goes into its name."""
+    limits = [_limit(group) for group in groups]
+    if any(limit != limits[0] for limit in limits):
+        raise ConfigError("instance_group.rate_limiter: all groups of a model need the same")
+    if not limits or not limits[0]["resources"]:
+        if any(group.rate_limiter.priority for group in groups):
+            logger.warning("%s: instance_group.rate_limiter.priority has no effect without resources", path)
+        return None
+    return limits[0]
+
+
+def _limit(group: model_config_pb2.ModelInstanceGroup) -> dict[str, Any]:
+    resources: dict[str, int] = {}
+    for resource in group.rate_limiter.resources:
+        everywhere = getattr(resource, "global") or _device(group) == "CPU"
+        name = resource.name if everywhere else f"{resource.name}@{_device(group)}"
+        if name in resources:
+            raise ConfigError(f"instance_group.rate_limiter: resource '{resource.name}' is there twice")
+        resources[name] = resource.count
+    return {"resources": resources, "priority": group.rate_limiter.priority or None}
 
 
 def _count(text: str) -> int | None:

@@ -47,7 +47,11 @@ def model_config(servable: Servable) -> pb.ModelConfig:
     for number, pool in enumerate(servable.pools):
         gpu = pool.device.startswith("GPU")
         processor = pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU
-        message.instance_group.add(name=f"{servable.name}_{number}", kind=processor, count=pool.instances)
+        group = message.instance_group.add(name=f"{servable.name}_{number}", kind=processor, count=pool.instances)
+        if config.rate_limiter is not None:
+            group.rate_limiter.priority = config.rate_limiter.priority
+            for name, count in config.rate_limiter.resources.items():
+                group.rate_limiter.resources.add(name=name, count=count, **{"global": True})
     for target, computed in config.batch_inputs.items():
         source = config.inputs[computed.source].name or computed.source
         kind = pb.BatchInput.Kind.Value(f"BATCH_{computed.kind.upper()}")

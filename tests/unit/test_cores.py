@@ -1,4 +1,4 @@
-"""Affinity and cgroup quotas, on made-up file systems."""
+"""Affinity, cgroup quotas and NUMA nodes, on made-up file systems."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from vintner.cores import available_cores
+from hypothesis import given
+from hypothesis import strategies as st
+from vintner.cores import available_cores, parse_cores, write_cores
+from vintner.errors import ConfigError
 
 
 def system(root: Path, membership: str, files: dict[str, str]) -> Path:
@@ -40,3 +43,70 @@ def test_the_least_quota_on_the_way_up_counts(
 
 def test_the_affinity_counts_where_there_is_no_quota(tmp_path: Path) -> None:
     assert available_cores(tmp_path) == len(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path) -> Path:
+    return system(
+        tmp_path,
+        "",
+        {
+            f"sys/devices/system/node/node{node}/cpulist": text
+            for node, text in ((0, "0-3,8-11\n"), (1, "4-7\n"), (2, "\n"))
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [
+        ("0", {0}),
+        ("0-3", {0, 1, 2, 3}),
+        ("0,2-3", {0, 2, 3}),
+        (" 1 , 1 ,0-1", {0, 1}),
+        ("numa:0", {0, 1, 2, 3, 8}),
+        ("numa:1", {4, 5}),
+        ("numa:1,8", {4, 5, 8}),
+    ],
+)
+def test_cores_are_named_by_number_or_by_node(two_nodes: Path, text: str, cores: set[int]) -> None:
+    assert parse_cores(text, two_nodes, allowed=(0, 1, 2, 3, 4, 5, 8)) == cores
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0-7", "core 3 of '0-7' is not available; this process may use 0-2,5"),
+        ("2-99999999999999", "core 3 of '2-99999999999999' is not available; this process may use 0-2,5"),
+        ("numa:3", "there is no NUMA node 3 here; there are 0, 1, 2"),
+        ("numa:2", "NUMA node 2 has no cores; this process may use 0-2,5"),
+        *((text, f"expected cores such as 0-7, 0,2-3 or numa:0, got {text!r}")
+          for text in ("", "all", "3-1", "-1", "0-", "0,,1", "0..1", "numa:", "numa:x", "٣")),
+    ],
+)  # fmt: skip
+def test_cores_that_cannot_be_used_are_refused(two_nodes: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_cores(text, two_nodes, allowed={0, 1, 2, 5})
+    assert str(raised.value) == message
+
+
+def test_a_node_of_which_no_core_may_be_used_is_refused(two_nodes: Path) -> None:
+    with pytest.raises(ConfigError, match="NUMA node 1 has the cores 4-7; this process may use 0-1"):
+        parse_cores("numa:1", two_nodes, allowed={0, 1})
+
+
+def test_a_system_that_shows_no_nodes_is_said_to(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no NUMA node 0 here; the system shows none"):
+        parse_cores("numa:0", tmp_path, allowed={0})
+
+
+def test_the_affinity_of_the_process_decides() -> None:
+    mine = os.sched_getaffinity(0)
+    assert parse_cores(write_cores(mine)) == mine
+    with pytest.raises(ConfigError, match="is not available"):
+        parse_cores(str(max(mine) + 1))
+
+
+@given(st.frozensets(st.integers(0, 200), min_size=1))
+def test_what_is_written_is_read(cores: frozenset[int]) -> None:
+    assert parse_cores(write_cores(cores), allowed=cores) == cores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -27,11 +28,11 @@ WAIT = 10.0
 class World:
     """A repository, the in-memory backend, and a manager over both."""
 
-    def __init__(self, root: Path, cache: ResponseCache | None = None) -> None:
+    def __init__(self, root: Path, **options: Any) -> None:
         self.root = root
         self.backend = FakeBackend()
         self.backends = Backends(made={"fake": self.backend})
-        self.manager = Manager(self.backends, cache=cache)
+        self.manager = Manager(self.backends, **options)
 
     def settle(self) -> Manager:
         """Makes what lies in the repository the wanted state, and waits for it."""
@@ -241,7 +242,7 @@ def asked(world: World, **request: Any) -> Response:
 
 def test_what_is_kept_of_a_version_goes_with_it(tmp_path: Path) -> None:
     cache = ResponseCache(1 << 20)
-    world = World(tmp_path, cache)
+    world = World(tmp_path, cache=cache)
     write_cached(tmp_path)
     world.settle()
     assert [asked(world, id=name).id for name in ("a", "b")] == ["a", "b"]
@@ -270,7 +271,7 @@ def test_a_version_that_is_loaded_again_answers_nothing_from_its_other_load(tmp_
 
 
 def test_a_request_that_would_be_refused_is_refused_also_if_its_answer_is_there(tmp_path: Path) -> None:
-    world = World(tmp_path, ResponseCache(1 << 20))
+    world = World(tmp_path, cache=ResponseCache(1 << 20))
     write_cached(tmp_path)
     world.settle()
     asked(world)
@@ -291,3 +292,115 @@ def test_without_memory_for_it_the_opt_in_is_passed_over_with_a_warning(
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
     assert warnings[0].startswith("model 'm' version 1: response_cache has no effect")
+
+
+# Cores and resources that models share
+
+
+def configured(root: Path, **configs: str) -> None:
+    for name, text in configs.items():
+        write_model(root / name / "1")
+        (root / name / "config.yaml").write_text(text)
+
+
+def cores(world: World) -> dict[str, int]:
+    return {model.spec.path.parent.parent.name: model.spec.cores for model in world.backend.loaded}
+
+
+def test_without_weights_every_model_may_use_all_cores(tmp_path: Path) -> None:
+    world = World(tmp_path, cores=8)
+    configured(tmp_path, a="", b="")
+    world.settle().stop(WAIT)
+    assert cores(world) == {"a": 8, "b": 8}
+
+
+def test_a_weight_divides_the_cores_among_all_models(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(tmp_path, cores=8)
+    configured(tmp_path, a="core_weight: 2", b="", c="")
+    with caplog.at_level("INFO"):
+        world.settle().stop(WAIT)
+    assert cores(world) == {"a": 4, "b": 2, "c": 2}
+    assert "8 cores by weight: a version 1: 4, b version 1: 2, c version 1: 2" in caplog.text
+
+
+def test_pools_have_the_cores_that_they_chose_and_share_the_others(tmp_path: Path) -> None:
+    [core, *_] = os.sched_getaffinity(0)
+    world = World(tmp_path, cores=9)
+    configured(
+        tmp_path, a=f"pools: [{{cores: {core}}}, {{}}, {{hint: latency}}, {{device: GPU}}]", b=f"cores: '{core}'"
+    )
+    world.settle().stop(WAIT)
+    specs = {name: [] for name in "ab"}
+    for model in world.backend.loaded:
+        specs[model.spec.path.parent.parent.name].append((model.spec.cores, set(model.spec.affinity)))
+    assert specs == {"a": [(1, {core}), (4, set()), (4, set()), (9, set())], "b": [(1, {core})]}
+
+
+def test_cores_that_are_not_there_fail_the_load(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    configured(tmp_path, a="cores: '0-99999'", b="pools: [{cores: all}]")
+    world.settle().stop(WAIT)
+    reasons = {entry.name: entry.reason for entry in world.manager.index()}
+    assert "of '0-99999' is not available; this process may use" in reasons["a"]
+    assert reasons["b"] == "expected cores such as 0-7, 0,2-3 or numa:0, got 'all'"
+
+
+def test_of_more_models_than_cores_no_more_run_than_there_are_cores(tmp_path: Path) -> None:
+    world = World(tmp_path, cores=2)
+    configured(tmp_path, a="core_weight: 2", b="", c="instances: 3\nbatching: false")
+    gate = threading.Event()
+    world.backend.gate = lambda: gate.wait(WAIT) and None
+    manager = world.settle()
+    answers: SimpleQueue[object] = SimpleQueue()
+    leases = [manager.lease(name) for name in "abccc"]
+    for lease in leases:
+        turn = lease.submit(
+            Request(lease.name, "", {"input": Tensor("FP32", np.ones((1, 4), np.float32))}), answers.put
+        )
+        if turn is not None:
+            turn.pass_on()
+    pause = threading.Event()
+    deadline = time.monotonic() + WAIT
+    while sum(lease.metrics.gauges()["waiting"] for lease in leases[:3]) < 1:
+        assert time.monotonic() < deadline
+        pause.wait(0.001)
+    assert sum(model.running for model in world.backend.loaded) <= 2
+    gate.set()
+    assert all(isinstance(answers.get(timeout=WAIT), Response) for _ in leases)
+    for lease in leases:
+        lease.release()
+    manager.stop(WAIT)
+    assert sum(model.runs for model in world.backend.loaded) == 5
+
+
+def test_a_model_that_asks_for_more_than_there_is_fails_to_load(tmp_path: Path) -> None:
+    world = World(tmp_path, resources={"gpu": 1})
+    configured(tmp_path, a="rate_limiter: {resources: {gpu: 2}}", b="rate_limiter: {resources: {gpu: 1}}")
+    world.settle().stop(WAIT)
+    reasons = {entry.name: entry.reason for entry in world.manager.index()}
+    assert reasons == {"a": "a run needs 2 of the resource 'gpu', of which there are 1", "b": ""}
+    assert [model.closed for model in world.backend.loaded] == [True, True]
+
+
+def test_a_model_that_fails_to_warm_up_claims_nothing_any_more(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    configured(tmp_path, a="rate_limiter: {resources: {gpu: 2}}\nwarmup: true", b="rate_limiter: {resources: {gpu: 1}}")
+    world.backend.gate = lambda: _fail("no memory")
+    manager = world.settle()
+    manager.stop(WAIT)
+    assert world.states() == {"a/1": "UNAVAILABLE", "b/1": "READY"}
+    assert manager._threads.turnstiles._limiter.capacity("gpu") == 0, "both are closed"
+    assert [model.times_closed for model in world.backend.loaded] == [1, 1]
+
+
+def _fail(reason: str) -> None:
+    raise RuntimeError(reason)
+
+
+def test_a_resource_that_no_model_names_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    world = World(tmp_path, resources={"gpus": 1, "cores": 1})
+    configured(tmp_path, b="rate_limiter: {resources: {gpu: 1}}")
+    world.settle().stop(WAIT)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "no model's rate_limiter names the resource 'gpus'; did you mean 'gpu'?"
+    ]

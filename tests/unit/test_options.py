@@ -44,6 +44,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "max_concurrent_requests": ("1", 1),
     "grpc_fast_path": ("off", "off"),
     "response_cache_bytes": ("0", 0),
+    "rate_limit_resource": ("a:b:2", (("a:b", 2),)),
     "model_load_threads": ("2", 2),
     "strict_readiness": ("off", False),
     "drain_seconds": ("2.5", 2.5),
@@ -228,6 +229,17 @@ def test_a_null_in_the_file_is_not_set(nothing: str, file: Path) -> None:
 
 
 # The environment
+
+
+def test_resources_in_the_environment_are_separated_by_commas() -> None:
+    config = load(VINTNER_RATE_LIMIT_RESOURCE="gpu:2,disk:1")
+    assert config.rate_limit_resource == (("gpu", 2), ("disk", 1))
+
+
+@pytest.mark.parametrize("text", ["gpu", "gpu:0", ":2", "gpu:two"])
+def test_a_resource_without_a_name_or_a_number_of_units_is_refused(text: str) -> None:
+    expected = "expected a resource and how many units there are, such as disk:2, got"
+    assert message("--rate-limit-resource", text) == f"--rate-limit-resource: {expected} {text!r}"
 
 
 def test_directories_in_the_environment_are_separated_as_in_a_search_path() -> None:

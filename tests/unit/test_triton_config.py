@@ -257,6 +257,38 @@ def test_what_would_change_answers_and_is_not_served_is_refused_by_name(read: Re
     assert problem(read, text) == f"config.pbtxt: {field}: not served here"
 
 
+@pytest.mark.parametrize(
+    ("text", "limiter"),
+    [
+        ("kind: KIND_CPU rate_limiter { resources { name: 'disk' count: 2 } priority: 3 }", ({"disk": 2}, 3)),
+        ("kind: KIND_GPU gpus: [ 1 ] rate_limiter { resources { name: 'r' count: 1 } }", ({"r@GPU.1": 1}, 1)),
+        ("kind: KIND_GPU rate_limiter { resources { name: 'r' count: 1 global: true } }", ({"r": 1}, 1)),
+    ],
+)
+def test_the_rate_limiter_is_read(read: Read, text: str, limiter: tuple[dict[str, int], int]):
+    config = read(f"instance_group {{ {text} }}").rate_limiter
+    assert config is not None
+    assert (config.resources, config.priority) == limiter
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "instance_group { rate_limiter { resources { name: 'r' count: 1 } } } instance_group { }",
+            "instance_group.rate_limiter: all groups of a model need the same",
+        ),
+        (
+            "instance_group { rate_limiter { resources { name: 'r' count: 1 } resources { name: 'r' count: 2 } } }",
+            "instance_group.rate_limiter: resource 'r' is there twice",
+        ),
+        ("instance_group { rate_limiter { resources { name: 'r' } } }", "rate_limiter.resources.r: expected a number"),
+    ],
+)
+def test_a_rate_limiter_that_means_nothing_is_refused(read: Read, text: str, message: str):
+    assert message in problem(read, text)
+
+
 def test_a_dynamic_batcher_is_taken_over(read: Read):
     batching = read(
         "max_batch_size: 8 dynamic_batching {"
@@ -274,7 +306,7 @@ def test_a_transaction_policy_that_is_not_decoupled_is_fine(read: Read):
 @pytest.mark.parametrize(
     ("text", "field"),
     [
-        ("instance_group { rate_limiter { priority: 2 } }", "instance_group.rate_limiter"),
+        ("instance_group { rate_limiter { priority: 2 } }", "instance_group.rate_limiter.priority"),
         ("output { name: 'y' label_filename: 'labels.txt' }", "output.label_filename"),
         (
             "optimization { execution_accelerators { gpu_execution_accelerator { name: 'tensorrt' } } }",
