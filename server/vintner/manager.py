@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
 
-from vintner.backend import Backends
+from vintner.backend import Backends, LoadedModel
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound, OperatorError, nearest
 from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
@@ -68,8 +68,16 @@ def open_servable(
             servable.serve_unbatched(misfit)
         return servable
     except BaseException:
-        model.close()
+        close(model, f"model '{source.name}' version {version}")
         raise
+
+
+def close(model: LoadedModel | Servable, name: str) -> None:
+    """Closes what nobody needs any more. That it cannot be closed holds nothing up, and hides no other error."""
+    try:
+        model.close()
+    except BaseException:  # some runtimes' panics, and SystemExit, are no Exceptions
+        logger.exception("%s failed to close", name)
 
 
 class Manager:
@@ -162,7 +170,7 @@ class Manager:
         started = time.monotonic()
         try:
             servable = open_servable(source, version, self._backends, self._cores, self._cache_dir, self._threads)
-        except Exception as exc:
+        except BaseException as exc:
             expected = isinstance(exc, OperatorError)
             reason = str(exc) if expected else f"{type(exc).__name__}: {exc}"
             logger.error(
@@ -178,7 +186,7 @@ class Manager:
                     self._publish(source.name, {**self._versions(source.name), servable.version: servable})
                     self._statuses[source.name][version] = Status(State.READY)
             if stopped:
-                servable.close()
+                close(servable, f"model '{servable.name}' version {servable.version}")
                 return
             self.registry.loaded(seconds)
             self.registry.add(servable.metrics)
@@ -206,10 +214,7 @@ class Manager:
 
     def _close(self, servable: Servable) -> None:
         self.registry.remove(servable.metrics)
-        try:
-            servable.close()
-        except Exception:
-            logger.exception("model '%s' version %s failed to close", servable.name, servable.version)
+        close(servable, f"model '{servable.name}' version {servable.version}")
 
     def _versions(self, name: str) -> Mapping[str, Servable]:
         published = self._published.get(name)
