@@ -118,11 +118,13 @@ class World:
 
     def want(self, wanted: Scan) -> dict[str, tuple[str, str]]:
         """Waits until nothing is under way; the state and the reason of each version."""
+        before = self.manager.ready()
         self.manager.aspire(wanted)
         with self._changed:
-            assert self._changed.wait_for(lambda: {state for state, _ in self.states().values()} <= RESTING, WAIT), (
-                self.states()
-            )
+            rests = self._changed.wait_for(lambda: {state for state, _ in self.states().values()} <= RESTING, WAIT)
+        for servable in before if not rests else ():
+            servable.drained.set()  # or the thread that waits for it would hold up the end of the tests
+        assert rests, self.states()
         return self.states()
 
     def states(self) -> dict[str, tuple[str, str]]:
@@ -151,9 +153,12 @@ def tensor(rows: Sequence[float]) -> Tensor:
 
 
 def check(answer: Response | Exception, rows: Sequence[float], faults: Faults) -> None:
-    """A request has failed if the last run that it took part in has; else it has its own rows."""
-    failed = next(failed for values, failed in reversed(faults.runs) if set(rows) <= set(values))
+    """A request fails only if it was run alone in the end and that failed; else it has its own rows."""
+    runs = [(values, failed) for values, failed in faults.runs if set(rows) <= set(values)]
+    assert runs, f"not run, but {answer!r}"
+    last, failed = runs[-1]
     if failed:
+        assert list(rows) == last, "failed with its batch"
         assert isinstance(answer, Exception), answer
     else:
         assert isinstance(answer, Response), answer
