@@ -2,6 +2,7 @@
 
 `install` makes a wheel of it, as a third party would, and installs it into a directory for PYTHONPATH. A run waits
 for a shared lock on the file `hold` in the model's directory, so a test that locks that file exclusively holds it up.
+A model whose document has `seconds` takes that long for a run, on top.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,12 +33,15 @@ class HeldBackend(FakeBackend):
     def load(self, spec: LoadSpec) -> FakeModel:
         directory = spec.path.parent
         model = super().load(spec)
+        seconds: float = self._document(spec.path).get("seconds", 0.0)
 
         def gate() -> None:
             if (directory / "poison").exists():
                 raise RuntimeError("a bug in the backend")
             with (directory / HOLD).open("a") as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
+            if seconds:
+                time.sleep(seconds)
 
         model.gate = gate
         if (directory / JOURNAL).exists():

@@ -85,7 +85,7 @@ def open_servable(
         return servable
     except BaseException:
         for model in models:
-            model.close()
+            close(model, f"model '{source.name}' version {version}")
         raise
 
 
@@ -95,7 +95,7 @@ def _open(backend: Backend, spec: LoadSpec, source: ModelSource, misfit: Callabl
     try:
         reason = warm_up(model, source.config.warmup, source.root / DIRECTORY)
     except BaseException:
-        model.close()
+        close(model, f"model '{source.name}'")
         raise
     if reason:
         misfit(reason)
@@ -106,6 +106,14 @@ def _check_alike(first: LoadedModel, other: LoadedModel, device: str) -> None:
     for kind in ("inputs", "outputs"):
         if list(getattr(first, kind)) != list(getattr(other, kind)):
             raise LoadError(f"on {device} the model has other {kind} than in its first pool")
+
+
+def close(model: LoadedModel | Servable, name: str) -> None:
+    """Closes what nobody needs any more. That it cannot be closed holds nothing up, and hides no other error."""
+    try:
+        model.close()
+    except BaseException:  # some runtimes' panics, and SystemExit, are no Exceptions
+        logger.exception("%s failed to close", name)
 
 
 class Manager:
@@ -223,7 +231,7 @@ class Manager:
         started = time.monotonic()
         try:
             servable = self._open(source, version)
-        except Exception as exc:
+        except BaseException as exc:
             expected = isinstance(exc, OperatorError)
             reason = str(exc) if expected else f"{type(exc).__name__}: {exc}"
             logger.error(
@@ -239,7 +247,7 @@ class Manager:
                     self._publish(source.name, {**self._versions(source.name), servable.version: servable})
                     self._statuses[source.name][version] = Status(State.READY)
             if stopped:
-                servable.close()
+                close(servable, f"model '{servable.name}' version {servable.version}")
                 return
             self.registry.loaded(seconds)
             self.registry.add(servable.metrics)
@@ -282,10 +290,7 @@ class Manager:
 
     def _close(self, servable: Servable) -> None:
         self.registry.remove(servable.metrics)
-        try:
-            servable.close()
-        except Exception:
-            logger.exception("model '%s' version %s failed to close", servable.name, servable.version)
+        close(servable, f"model '{servable.name}' version {servable.version}")
 
     def _versions(self, name: str) -> Mapping[str, Servable]:
         published = self._published.get(name)

@@ -94,7 +94,7 @@ class Recovery:
     def _examine(self, slot: Slot) -> None:
         try:
             self._try(slot.instance)
-        except Exception:
+        except BaseException:  # some runtimes' panics, and SystemExit, are no Exceptions
             self._scheduler.discard(slot)
             self.reopen(slot.pool)
         else:
@@ -115,7 +115,7 @@ class Recovery:
             return
         try:
             model = self._open(pool)
-        except Exception as exc:
+        except BaseException as exc:
             logger.error("instances on %s could not be opened anew, next try in %g s: %s", pool.device, pause, exc)
             self._scheduler.despair()
             longer = min(2 * pause, LONGEST_PAUSE)

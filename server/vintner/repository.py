@@ -219,6 +219,9 @@ def _read(place: _Place, model_name: str | None, default_name: str | None, backe
         reason = str(exc)
     except OSError as exc:
         reason = f"cannot read {exc.filename}: {exc.strerror}"
+    except Exception as exc:  # a backend's bug, which is not to keep the other models from being served
+        logger.exception("looking for a model in %s failed", place.directory)
+        reason = f"{type(exc).__name__}: {exc}"
     return _Fault(repr(model_name or place.name)[1:-1], reason)  # repr, for a name may be bytes that are not UTF-8
 
 

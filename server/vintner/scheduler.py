@@ -565,9 +565,10 @@ class Scheduler:
 
     def restore(self, slot: Slot) -> None:
         """Puts an instance that was taken out back into service."""
+        if slot.lost:  # its examination took so long that its pool was opened anew
+            self.discard(slot)
+            return
         with self._lock:
-            if slot.lost:
-                return
             closing = slot.opening if self._pools.restore(slot) else None
             if slot.pool.in_service == len(slot.pool.opening.slots):
                 slot.pool.fault = ""

@@ -21,6 +21,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.broken = False
+        self.panics = False
         self.hangs = threading.Event()
         self.may_return = threading.Event()
         self.runs = 0
@@ -32,6 +33,8 @@ class Machine:
             threading.Event().wait(self.seconds)
         if self.hangs.is_set():
             assert self.may_return.wait(WAIT)
+        if self.panics:
+            raise SystemExit("a panic")
         if self.broken or np.isnan(inputs["x"]).any():
             raise BackendError("a broken machine" if self.broken else "not with that")
         return {"y": inputs["x"] * 2}
@@ -276,6 +279,21 @@ def test_a_lost_device_is_survived_by_another_pool() -> None:
     assert [shop.infer(1.0) for _ in range(10)] == [[2.0]] * 10
     assert "CPU: 3 runs in a row failed" in shop.scheduler.faults
     shop.scheduler.close()
+
+
+def test_an_instance_that_panics_is_opened_anew_as_well() -> None:
+    shop = Shop()
+    shop.infer(1.0)
+    panicking = iter([True, False])
+
+    def spoil(model: Model) -> None:
+        model.instances[0].panics = next(panicking)
+
+    shop.spoil = spoil
+    shop.machine.panics = True
+    shop.fail(3)
+    wait_until(lambda: len(shop.models) == 3 and shop.scheduler.instances == (0, 1))
+    assert shop.infer(2.0) == [4.0]
 
 
 def test_the_rest_of_a_pool_goes_on_while_it_is_opened_anew() -> None:
