@@ -23,8 +23,8 @@ from vintner.executor import LeanExecutor
 from vintner.grpc_fast_path import Call, FastPath, unusable
 from vintner.pb import grpc_service_pb2 as pb
 from vintner.pb.pool import POOL
-from vintner.scheduler import Turn
 from vintner.service import CONTROL_THREADS, Service
+from vintner.turns import Turn
 from vintner.types import Cancellation, Request, Response
 
 logger = logging.getLogger(__name__)

@@ -28,8 +28,8 @@ from vintner.pools import Pool
 from vintner.rate_limiter import Claim
 from vintner.repository import ModelSource, Scan, find_model, load_specs
 from vintner.response_cache import ResponseCache
-from vintner.scheduler import Threads
 from vintner.servable import Servable
+from vintner.turns import Threads
 from vintner.turnstile import Turnstiles
 from vintner.warmup import DIRECTORY, warm_up
 

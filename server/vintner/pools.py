@@ -1,6 +1,7 @@
 """The instances of a model, in a pool for each device, and which of them is to run what waits.
 
-Pure: no threads, no locks, no clock of its own. The scheduler calls it under its lock and passes the time in.
+Pure but for `let_go`: no threads, no locks, no clock of its own. The scheduler calls it under its lock and passes the
+time in.
 
 In one pool, any idle instance will do. Of several, work goes to the one that will have finished it first, by the run
 times that were measured: an idle instance of a slower pool leaves to the faster ones, busy as they are, what they will
@@ -12,6 +13,7 @@ of a pool's newest opening are in service.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Final
@@ -19,6 +21,8 @@ from typing import Any, Final
 from vintner.backend import Instance, LoadedModel
 from vintner.gains import RunCosts
 from vintner.metrics import PoolState
+
+logger = logging.getLogger(__name__)
 
 BRIEF: Final = 1e-3
 """Seconds of mean run time below which a hand-over to another thread costs more than it gains."""
@@ -84,6 +88,17 @@ class Opening:
     @property
     def to_be_closed(self) -> bool:
         return self.retired and self.close is not None and not any(slot.busy for slot in self.slots)
+
+
+def let_go(*openings: Opening | None) -> None:
+    """Closes those that are there. That one cannot be closed holds nothing up. Not to be called under a lock."""
+    for opening in openings:
+        if opening is not None and opening.close is not None:
+            close, opening.close = opening.close, None
+            try:
+                close()
+            except BaseException:  # some runtimes' panics, and SystemExit, are no Exceptions
+                logger.exception("a model failed to close")
 
 
 class Pool:

@@ -19,56 +19,27 @@ will soon be free; a call is queued, running or done, and gets exactly one resul
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
-from typing import Final
 
-from vintner.alarms import Alarm, AlarmClock
+from vintner.alarms import Alarm
 from vintner.answer_order import AnswerOrder
 from vintner.backend import LoadedModel
-from vintner.batching import BatchQueue, QueueLimits
+from vintner.batcher import Batcher, Batching
+from vintner.batching import QueueLimits
 from vintner.call import Call, Result, answer
-from vintner.cores import give_way
 from vintner.errors import Cancelled, DeadlineExceeded, ModelNotReady, Stopping, VintnerError
 from vintner.execution import Execution, execute
-from vintner.executor import LeanExecutor
-from vintner.gains import Arrivals, stacking_pays
 from vintner.metrics import PoolState, SchedulerMetrics
-from vintner.pools import WEIGHT, Opening, Pool, Pools, Slot
-from vintner.queue_delay import QueueDelay
+from vintner.pools import Opening, Pool, Pools, Slot, let_go
 from vintner.rate_limiter import Claim
 from vintner.recovery import Recovery, Sample, sample_of
-from vintner.turnstile import Turnstile, Turnstiles
+from vintner.turns import Threads, Turn
+from vintner.turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
-
-COPIED: Final = 2e9
-"""Bytes per second at which large requests are stacked, their way through the caches included, on the safe side."""
-
-SMALL: Final = 64 * 1024
-"""Bytes up to which a request is always worth stacking."""
-
-GATHERINGS: Final = 4
-"""Times that a thread gives way at most before it leads."""
-
-MOST_WORKERS: Final = 1024
-"""Threads that may lead at the same time where requests' own threads do not stay; each has an instance in its hands."""
-
-
-@dataclass(frozen=True, slots=True)
-class Threads:
-    """What the schedulers of a server share: threads that lead where a request's own cannot stay, a clock, and the
-    resources of models that are rate limited.
-
-    Neither starts a thread before it is needed.
-    """
-
-    workers: LeanExecutor = field(default_factory=lambda: LeanExecutor(MOST_WORKERS, "vintner-run"))
-    alarms: AlarmClock = field(default_factory=AlarmClock)
-    turnstiles: Turnstiles = field(default_factory=Turnstiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,71 +48,6 @@ class Health:
 
     failures: int = 3
     timeout: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How requests are put together; rows, and seconds. See `BatchQueue` and `QueueDelay`.
-
-    `in_order` gives answers in the order of arrival; `retry` runs the members of a batch that failed one by one.
-    """
-
-    max_rows: int = 1
-    preferred: Sequence[int] = ()
-    longest_delay: float | None = None
-    in_order: bool = False
-    retry: bool = True
-
-
-class Turn:
-    """An instance in the hands of whoever submitted the request that found it idle. To be run soon, and to the end."""
-
-    __slots__ = ("_alone", "_scheduler", "granted", "slot")
-
-    def __init__(self, scheduler: Scheduler, slot: Slot, alone: bool = False) -> None:
-        self._scheduler = scheduler
-        self.slot = slot
-        self.granted = False  # it has the resources that its next run needs
-        self._alone = alone  # the request would not be stacked with others
-
-    @property
-    def brief(self) -> bool:
-        """Whether it can be expected to take no longer than a thread switch is worth."""
-        return self.slot.pool.brief
-
-    def gather(self) -> None:
-        """Lets requests in that came with the one that got this turn, and wait for the interpreter or a core."""
-        if self._alone:
-            return
-        for _ in range(GATHERINGS):
-            before = self._scheduler.queued
-            give_way()
-            if self._scheduler.queued == before:
-                return
-
-    def step(self) -> bool:
-        """Runs one batch. True if more waits, and the turn is still this caller's."""
-        turnstile = self._scheduler.turnstile
-        if turnstile is not None and not turnstile.enter(self):
-            return False
-        slot = self._scheduler.lead(self.slot)
-        if slot is None:
-            return False
-        self.slot = slot
-        return True
-
-    def run(self) -> None:
-        """Runs batches until nothing waits, or until another thread has taken over."""
-        while self.step():
-            pass
-
-    def pass_on(self) -> None:
-        """Lets another thread run it; this one, if there can be no other."""
-        try:
-            self._scheduler.threads.workers.submit(self.run)
-        except RuntimeError as exc:
-            logger.warning("a request's thread has to lead: %s", exc)
-            self.run()
 
 
 class Scheduler:
@@ -170,15 +76,11 @@ class Scheduler:
         self._health = health or Health()
         self._recovery = Recovery(self)
         self._batching = batching = batching or Batching()
-        self._queue: BatchQueue[Call] = BatchQueue(limits or QueueLimits(), batching.max_rows, batching.preferred)
-        self._delay: QueueDelay | None = None
-        if batching.longest_delay and batching.max_rows > 1:
-            self._delay = QueueDelay(batching.longest_delay, max(batching.preferred, default=batching.max_rows))
+        self._batcher = Batcher(batching, limits or QueueLimits(), self._pools)
+        self._queue = self._batcher.queue
         self._order = AnswerOrder() if batching.in_order else None
-        self._arrivals = Arrivals()
         self._running: set[Call] = set()  # only those that had a deadline when they began
         self._metrics = metrics or SchedulerMetrics()
-        self._mean_each = math.inf  # seconds of a run for each request of it; long until it has been measured
         self._gathering = False  # a leader has its instance and has not cut its first batch yet
         self._alarm: Alarm | None = None
         self._when_idle: Callable[[], None] | None = None
@@ -252,39 +154,27 @@ class Scheduler:
             raise error(reason)
         if call.deadline is not None:
             self._expect(call.deadline)
-        self._queue.push(call)
+        self._batcher.push(call)
         call.state = "queued"
         if self._order is not None:
             self._order.expect(call)
-        if not self._pools.brief:
-            self._arrivals.arrived(call.rows, call.arrived)
-        if self._delay is not None:
-            self._delay.arrived(call.arrived)
         if self._gathering or (slot := self._take(call.arrived)) is None:
             return None
         self._gathering = True
-        return Turn(self, slot, not self._pays(call))
+        return Turn(self, slot, alone=not self._batcher.stacks(call))
 
     def _take(self, now: float) -> Slot | None:
         """The slot that is to lead what waits, if one is. Needs the lock."""
-        if not self._queue or (self._delay is not None and self._waits(self._delay, now)):
+        if not self._queue:
+            return None
+        until = self._batcher.wait_until(now)
+        if until is not None:
+            self._expect(until)
             return None
         slot = self._pools.take(self._queue.rows, now)
         if slot is None and self._pools.several and self._pools.idle:
             self._expect(now + self._pools.patience(now))
         return slot
-
-    def _waits(self, delay: QueueDelay, now: float) -> bool:
-        """Whether an instance had better wait for more requests. Needs the lock."""
-        if not self._pools.idle:
-            return False
-        oldest = min(call.arrived for call in self._queue)
-        deadline = min((call.deadline for call in self._queue if call.deadline is not None), default=math.inf)
-        cost = self._pools.fastest.costs[self._queue.head.signature]
-        until = delay.until(cost, self._queue.rows, oldest, deadline, now)
-        if until is not None:
-            self._expect(until)
-        return until is not None
 
     @property
     def max_rows(self) -> int:
@@ -307,8 +197,7 @@ class Scheduler:
         with self._lock:
             openings = self._pools.retire()
         self._answer(ended)
-        for opening in openings:
-            _close(opening)
+        let_go(*openings)
         if self.turnstile is not None:
             self.turnstile.close()
 
@@ -403,8 +292,7 @@ class Scheduler:
         with self._lock:
             closing = [self._put(turn.slot) for turn in turns]
             self._gathering = self._gathering and not turns
-        for opening in closing:
-            _close(opening)
+        let_go(*closing)
 
     def _tell_idle(self) -> None:
         if self._when_idle is not None and self._pools.at_rest:
@@ -432,7 +320,7 @@ class Scheduler:
             self.turnstile.leave(used=False)
         self._answer(expired)
         if not batch:
-            _close(closing)
+            let_go(closing)
             return None
         started = time.monotonic()
         execution = execute(batch, slot.instance, self._batching.retry)
@@ -456,7 +344,7 @@ class Scheduler:
         if stay and not limited:
             with self._lock:
                 following, closing = self._next(slot)
-        _close(closing)
+        let_go(closing)
         return following if stay else None
 
     def _begin(self, slot: Slot, batch: Sequence[Call], now: float) -> None:
@@ -486,7 +374,7 @@ class Scheduler:
         for call in batch:
             if call.timing is not None:
                 call.timing.ran(started - call.arrived, execution.stages, rows, len(batch))
-        self._mean_each = _moved(self._mean_each, taken / len(batch))
+        self._batcher.ran(len(batch), taken)
         if execution.failure is not None:
             self._suspect(slot, execution.failure)
             return
@@ -499,35 +387,17 @@ class Scheduler:
     def _cut(self, slot: Slot, now: float) -> tuple[list[Call], list[Call]]:
         """Takes a slot's next batch out of the queue, and what has expired before it. Needs the lock."""
         expired: list[Call] = []
-        ahead = self._pools.ahead(slot.pool, now)
-        while (leader := self._queue.pop(ahead)) is not None:
+        while (leader := self._batcher.next(slot, now)) is not None:
             if leader.expired(now):
                 if leader.postpones:
                     self._postpone(leader)
                 elif self._end(leader, leader.lateness()):
                     expired.append(leader)
                 continue
-            pays = self._pays(leader) and self._gains(leader, slot, now)
-            share = self._pools.share(slot, leader.rows + self._queue.rows) if pays else leader.rows
-            followers, reason = self._queue.cut(leader, now, share)
-            if reason == "share" and not pays:
-                reason = "no_gain"
-            elif reason == "idle" and self._delay is not None:
-                reason = self._delay.cut()
+            batch, reason = self._batcher.batch(leader, slot, now)
             self._metrics.cuts[reason] += 1
-            return [leader, *followers], expired
+            return batch, expired
         return [], expired
-
-    def _gains(self, leader: Call, slot: Slot, now: float) -> bool:
-        """Whether a batch takes less than its members one after the other. Where runs are brief, it always does."""
-        pool = slot.pool
-        if pool.brief or not self._queue or self._batching.preferred:
-            return True
-        return stacking_pays(pool.costs[leader.signature], self._arrivals.rate(now), self._pools.in_service)
-
-    def _pays(self, leader: Call) -> bool:
-        """Whether stacking a request costs less than its run. A large input is best run while it is in the cache."""
-        return leader.size <= max(SMALL, self._mean_each * COPIED)
 
     # -- health ----------------------------------------------------------------------------------------------
 
@@ -574,14 +444,14 @@ class Scheduler:
                 slot.pool.fault = ""
             self._refusal = self._refusal if self._closed else None
         self._resume()
-        _close(closing)
+        let_go(closing)
 
     def discard(self, slot: Slot) -> None:
         """Lets go of an instance that was examined and not restored."""
         with self._lock:
             closing = slot.opening if self._pools.discard(slot) else None
         self._resume()
-        _close(closing)
+        let_go(closing)
 
     def replace(self, pool: Pool, model: LoadedModel) -> None:
         """Puts a pool's newly opened model into the place of the former one, which is closed when no run is in it."""
@@ -594,8 +464,7 @@ class Scheduler:
             model.close()
             return
         self._resume()
-        if former.to_be_closed:
-            _close(former)
+        let_go(former if former.to_be_closed else None)
 
     def despair(self) -> None:
         """If no instance is in service, ends what waits and refuses what comes, until one is again."""
@@ -617,17 +486,3 @@ class Scheduler:
         if slot is not None:
             Turn(self, slot).pass_on()
         self._tell_idle()
-
-
-def _close(opening: Opening | None) -> None:
-    """Gives back what a retired opening holds. Not to be called under the lock."""
-    if opening is not None and opening.close is not None:
-        close, opening.close = opening.close, None
-        try:
-            close()
-        except Exception:
-            logger.exception("a model failed to close")
-
-
-def _moved(mean: float, newest: float) -> float:
-    return newest if mean == math.inf else mean + WEIGHT * (newest - mean)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from threading import Event, Lock
 
 from vintner.backend import LoadedModel
+from vintner.batcher import Batching
 from vintner.batching import QueueLimits
 from vintner.call import Call, Result
 from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
@@ -24,8 +25,9 @@ from vintner.queue_policy import QueuePolicy
 from vintner.ragged import boxed
 from vintner.rate_limiter import Claim
 from vintner.response_cache import ResponseCache
-from vintner.scheduler import Batching, Health, Scheduler, Threads, Turn
+from vintner.scheduler import Health, Scheduler
 from vintner.timing import Timing, asks
+from vintner.turns import Threads, Turn
 from vintner.types import Array, Request, Response, Tensor, TensorSpec
 
 DERIVED_BATCH_ROWS = 64

@@ -15,8 +15,8 @@ from typing import Any
 from vintner import __version__, statistics, triton_view
 from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, VintnerError
 from vintner.manager import IndexEntry, Manager
-from vintner.scheduler import Turn
 from vintner.servable import Servable
+from vintner.turns import Turn
 from vintner.types import Request, Response, TensorSpec
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from vintner.batcher import Batching
 from vintner.call import Call, Result
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, LoadError, Stopping
 from vintner.pools import Pool
 from vintner.rate_limiter import Claim
-from vintner.scheduler import Batching, Health, Scheduler, Threads
+from vintner.scheduler import Health, Scheduler
+from vintner.turns import Threads
 from vintner.turnstile import Turnstiles
 from vintner.types import Array
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scheduler_calls import WAIT, Asked, call, infer, wait_until
 from vintner import recovery
+from vintner.batcher import Batching
 from vintner.errors import BackendError, DeadlineExceeded, ModelNotReady
 from vintner.pools import Pool
-from vintner.scheduler import Batching, Health, Scheduler
+from vintner.scheduler import Health, Scheduler
 from vintner.types import Array, TensorSpec
 
 

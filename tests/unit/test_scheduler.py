@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from scheduler_calls import WAIT, Asked, call, infer, wait_until
+from vintner.batcher import Batching
 from vintner.batching import QueueLimits
 from vintner.call import Call, Result
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, QueueFull, QueueTimeout, Stopping
 from vintner.metrics import SchedulerMetrics
 from vintner.pools import BRIEF, Pool
-from vintner.scheduler import Batching, Scheduler
+from vintner.scheduler import Scheduler
 from vintner.timing import Timing
 from vintner.types import Array, Cancellation
 
