@@ -15,11 +15,11 @@ from functools import partial
 from bench.arrivals import Stretch, percentile, poisson
 from bench.caller import Caller
 from bench.measure import Sample, check_served
-from bench.plan import Plan
 from bench.servers import Server, batches
 
 IN_FLIGHT = (1, 4, 16, 64)
 SHARES = (0.3, 0.6, 0.8, 0.95)
+WARM_UP_IN_FLIGHT = 16
 LEAST_ARRIVALS = 20
 """Of a sample of an open loop, however slow the model."""
 
@@ -111,30 +111,31 @@ class Samples:
 class Track:
     """The servers of a row, by name, each with a channel to it, and the request that all of them are sent."""
 
-    plan: Plan
+    seconds: float
+    repeats: int
     servers: Mapping[str, Server]
     callers: Mapping[str, Caller]
     body: bytes
 
     def warm_up(self) -> float:
-        """Runs batches of many sizes. Returns the rate of the slowest server."""
-        most = max(IN_FLIGHT)
+        """Returns the rate of the slowest server. Larger batches are warmed up by the part that does not count."""
+        most = WARM_UP_IN_FLIGHT
         return min(caller.closed_loop([self.body] * 2 * most, most).rate for caller in self.callers.values())
 
     def closed(self, in_flight: int, rate: float) -> dict[str, Samples]:
         """`rate` is what to expect, for the number of requests."""
-        bodies = [self.body] * (max(in_flight, int(rate * self.plan.seconds)) + 2 * in_flight)
+        bodies = [self.body] * (max(in_flight, int(rate * self.seconds)) + 2 * in_flight)
         return self._in_turn(lambda caller, _: caller.closed_loop(bodies, in_flight).steady(in_flight))
 
     def open(self, rate: float) -> dict[str, Samples]:
-        requests = max(LEAST_ARRIVALS, int(rate * self.plan.seconds))
+        requests = max(LEAST_ARRIVALS, int(rate * self.seconds))
         bodies = [self.body] * requests
         return self._in_turn(lambda caller, repeat: caller.open_loop(bodies, poisson(rate, requests, repeat)).whole())
 
     def _in_turn(self, load: Callable[[Caller, int], Stretch]) -> dict[str, Samples]:
         """A sample of each server, and again; the load is told which time it is."""
         each: dict[str, list[Sampled]] = {name: [] for name in self.servers}
-        for repeat in range(self.plan.curve_repeats):
+        for repeat in range(self.repeats):
             for name, server in self.servers.items():
                 each[name].append(sampled(server, partial(load, self.callers[name], repeat)))
         return {name: Samples(samples) for name, samples in each.items()}

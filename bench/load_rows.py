@@ -48,18 +48,18 @@ NEIGHBOUR_IN_FLIGHT: Final = 4
 
 def minilm_curve(plan: Plan) -> Iterator[Comparison | Point]:
     """Sentence embeddings, which gain from batches."""
-    return _curve(plan, "minilm-curve", "minilm", _sentence(SHORT))
+    return _curve(plan, "minilm-curve", "minilm", _sentence(SHORT), plan.curve_repeats)
 
 
 def resnet_curve(plan: Plan) -> Iterator[Comparison | Point]:
     """Pictures, which gain little on a CPU, and are large."""
     model = "resnet50_in_batches"
     body = messages.infer_request(model, {models.RESNET_INPUT: models.image()})
-    return _curve(plan, "resnet-curve", model, body)
+    return _curve(plan, "resnet-curve", model, body, max(1, plan.curve_repeats - 1))  # its samples take longer
 
 
-def _curve(plan: Plan, row: str, model: str, body: bytes) -> Iterator[Comparison | Point]:
-    with _track(plan, row, model, body) as track:
+def _curve(plan: Plan, row: str, model: str, body: bytes, repeats: int) -> Iterator[Comparison | Point]:
+    with _track(plan, row, model, body, repeats) as track:
         rate = track.warm_up()
         capacity = 0.0
         for in_flight in IN_FLIGHT:
@@ -78,7 +78,7 @@ def _curve(plan: Plan, row: str, model: str, body: bytes) -> Iterator[Comparison
 
 
 @contextmanager
-def _track(plan: Plan, row: str, model: str, body: bytes) -> Iterator[Track]:
+def _track(plan: Plan, row: str, model: str, body: bytes, repeats: int) -> Iterator[Track]:
     """Vintner as it ships, first, and what it is compared with."""
     batched = plan.configured(f"{row}-batched", model, "")
     alone = plan.configured(f"{row}-unbatched", model, "batching: false\n")
@@ -90,7 +90,7 @@ def _track(plan: Plan, row: str, model: str, body: bytes) -> Iterator[Track]:
             "delay 2 ms": stack.enter_context(servers.fixed_delay(plan.site, batched, 0.002, f"{row}-delay-2ms")),
         }
         callers = {name: stack.enter_context(Caller(server.grpc)) for name, server in running.items()}
-        yield Track(plan, running, callers, body)
+        yield Track(plan.seconds, repeats, running, callers, body)
 
 
 def _judged(row: str, place: str, unit: str, samples: Mapping[str, tuple[Sample, ...]]) -> Comparison:

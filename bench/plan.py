@@ -21,7 +21,7 @@ class Plan:
     repeats: int
     memory_requests: int
     curve_repeats: int
-    """For the rows with a curve, which have 32 samples of each repeat."""
+    """For the rows with a curve, where one repeat is 32 samples."""
 
     overload_seconds: float
 
