@@ -8,10 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SERVED, REFUSED = "OK", "UNAVAILABLE"
+"""gRPC's names for what may become of a request under load."""
+
 
 def poisson(rate: float, requests: int, seed: int) -> list[float]:
-    """Seconds from the start at which to send each: independent users, `rate` requests a second between them."""
-    return [float(time) for time in np.cumsum(np.random.default_rng(seed).exponential(1 / rate, requests))]
+    """Seconds from the start at which to send each: independent users, `rate` requests a second between them.
+
+    Given how many there are, the arrivals of a Poisson process are uniform; so a short sample has the rate as well.
+    """
+    return [float(time) for time in np.sort(np.random.default_rng(seed).uniform(0, requests / rate, requests))]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -27,7 +33,7 @@ class Answer:
 
     intended: float
     ended: float
-    status: str = "OK"
+    status: str = SERVED
 
     @property
     def latency(self) -> float:
@@ -43,11 +49,11 @@ class Trace:
 
     @property
     def served(self) -> Sequence[Answer]:
-        return [answer for answer in self.answers if answer.status == "OK"]
+        return [answer for answer in self.answers if answer.status == SERVED]
 
     @property
     def refused(self) -> Sequence[Answer]:
-        return [answer for answer in self.answers if answer.status == "UNAVAILABLE"]
+        return [answer for answer in self.answers if answer.status == REFUSED]
 
     @property
     def rate(self) -> float:

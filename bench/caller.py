@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import grpc
 
-from bench.arrivals import Answer, Trace
+from bench.arrivals import REFUSED, SERVED, Answer, Trace
 from bench.messages import GRPC_PATH
 
 _PATIENCE_SECONDS = 120.0
@@ -25,7 +25,7 @@ _LEAD_SECONDS = 0.05
 
 
 class CallerError(RuntimeError):
-    """A server left a request without an answer."""
+    """A request was neither served nor refused."""
 
 
 class Caller:
@@ -43,6 +43,11 @@ class Caller:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._channel.close()
+
+    def replies(self, bodies: Sequence[bytes]) -> list[bytes]:
+        """What is answered to them, sent all at once. Raises grpc.RpcError if one of them fails."""
+        calls = [self._infer.future(body, timeout=_PATIENCE_SECONDS) for body in bodies]
+        return [bytes(call.result()) for call in calls]
 
     def closed_loop(self, bodies: Iterable[bytes], in_flight: int) -> Trace:
         """Sends all of them, the next one whenever an answer comes."""
@@ -77,9 +82,12 @@ class Caller:
 
     def _next(self) -> Answer:
         try:
-            return self._ended.get(timeout=_PATIENCE_SECONDS + 10)
+            answer = self._ended.get(timeout=_PATIENCE_SECONDS + 10)
         except Empty:
             raise CallerError("the server left a request without an answer") from None
+        if answer.status not in (SERVED, REFUSED):
+            raise CallerError(f"a request ended with {answer.status}, expected {SERVED} or {REFUSED}")
+        return answer
 
 
 @contextmanager

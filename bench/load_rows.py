@@ -13,23 +13,33 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from threading import Event
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
 
 from bench import messages, models, servers
 from bench.arrivals import Trace, percentile, poisson
 from bench.caller import Caller
 from bench.curves import IN_FLIGHT, SHARES, Point, Sampled, Samples, Track, sampled
 from bench.load import LoadError
-from bench.measure import Comparison, Limit, Sample, Target, alternate, requests_for
+from bench.measure import Comparison, Limit, Sample, Target, WrongAnswerError, alternate, requests_for
 from bench.plan import Plan
 from bench.servers import Server
+
+Inputs = Mapping[str, NDArray[Any]]
 
 SHORT, LONG = 16, 128
 """Tokens of MiniLM's requests."""
 
 VINTNER: Final = "vintner"
 UNBATCHED: Final = "unbatched"
+TOGETHER: Final = 8
+"""Requests whose answers are checked, sent at once so that some of them make a batch."""
+
 QUEUE: Final = 64
 """Requests that may wait in the row of overload."""
 
@@ -48,18 +58,18 @@ NEIGHBOUR_IN_FLIGHT: Final = 4
 
 def minilm_curve(plan: Plan) -> Iterator[Comparison | Point]:
     """Sentence embeddings, which gain from batches."""
-    return _curve(plan, "minilm-curve", "minilm", _sentence(SHORT), plan.curve_repeats)
+    return _curve(plan, "minilm-curve", "minilm", models.sentence(SHORT), plan.curve_repeats)
 
 
 def resnet_curve(plan: Plan) -> Iterator[Comparison | Point]:
     """Pictures, which gain little on a CPU, and are large."""
     model = "resnet50_in_batches"
-    body = messages.infer_request(model, {models.RESNET_INPUT: models.image()})
-    return _curve(plan, "resnet-curve", model, body, max(1, plan.curve_repeats - 1))  # its samples take longer
+    inputs = {models.RESNET_INPUT: models.image()}
+    return _curve(plan, "resnet-curve", model, inputs, max(1, plan.curve_repeats - 1))  # its samples take longer
 
 
-def _curve(plan: Plan, row: str, model: str, body: bytes, repeats: int) -> Iterator[Comparison | Point]:
-    with _track(plan, row, model, body, repeats) as track:
+def _curve(plan: Plan, row: str, model: str, inputs: Inputs, repeats: int) -> Iterator[Comparison | Point]:
+    with _track(plan, row, model, inputs, repeats) as track:
         rate = track.warm_up()
         capacity = 0.0
         for in_flight in IN_FLIGHT:
@@ -78,7 +88,7 @@ def _curve(plan: Plan, row: str, model: str, body: bytes, repeats: int) -> Itera
 
 
 @contextmanager
-def _track(plan: Plan, row: str, model: str, body: bytes, repeats: int) -> Iterator[Track]:
+def _track(plan: Plan, row: str, model: str, inputs: Inputs, repeats: int) -> Iterator[Track]:
     """Vintner as it ships, first, and what it is compared with."""
     batched = plan.configured(f"{row}-batched", model, "")
     alone = plan.configured(f"{row}-unbatched", model, "batching: false\n")
@@ -90,7 +100,19 @@ def _track(plan: Plan, row: str, model: str, body: bytes, repeats: int) -> Itera
             "delay 2 ms": stack.enter_context(servers.fixed_delay(plan.site, batched, 0.002, f"{row}-delay-2ms")),
         }
         callers = {name: stack.enter_context(Caller(server.grpc)) for name, server in running.items()}
-        yield Track(plan.seconds, repeats, running, callers, body)
+        for caller in callers.values():
+            _check(caller, batched, model, inputs)
+        yield Track(plan.seconds, repeats, running, callers, messages.infer_request(model, inputs))
+
+
+def _check(caller: Caller, repository: Path, model: str, inputs: Inputs) -> None:
+    """Raises WrongAnswerError unless requests that come together get what the runtime computes for one alone."""
+    expected = models.outputs(repository, model, inputs)
+    for reply in caller.replies([messages.infer_request(model, inputs)] * TOGETHER):
+        (content,) = service_pb2.ModelInferResponse.FromString(reply).raw_output_contents
+        answer = np.frombuffer(content, np.float32).reshape(expected.shape)
+        if not np.allclose(answer, expected, atol=1e-4):
+            raise WrongAnswerError(f"{model} answers {answer} where {expected} is right")
 
 
 def _judged(row: str, place: str, unit: str, samples: Mapping[str, tuple[Sample, ...]]) -> Comparison:
@@ -122,7 +144,7 @@ def overload(plan: Plan) -> Iterator[Comparison]:
 
         def overloaded() -> Sample:
             arrivals = poisson(OVERLOAD * capacity, requests, len(slices))
-            slices.append(sampled(server, lambda: _only_refused(caller.open_loop([body] * requests, arrivals)).whole()))
+            slices.append(sampled(server, lambda: caller.open_loop([body] * requests, arrivals).whole()))
             resident.append(Sample(server.process.resident_bytes() / MEGABYTE))
             return Sample(slices[-1].stretch.rate, slices[-1].busy)
 
@@ -143,16 +165,12 @@ def overload(plan: Plan) -> Iterator[Comparison]:
     yield Comparison("overload", f"{name}: resident memory", "after the first slice", "MB", last, first, target)
 
 
-def _only_refused(trace: Trace) -> Trace:
-    """Raises LoadError if a request was neither served nor refused, or none was refused: it was no overload then."""
-    odd = {answer.status for answer in trace.answers} - {"OK", "UNAVAILABLE"}
-    if odd or not trace.refused:
-        raise LoadError(f"{len(trace.refused)} of {len(trace.answers)} requests were refused; other errors: {odd}")
-    return trace
-
-
 def _refusal_milliseconds(one: Sampled) -> float:
-    return percentile([answer.latency for answer in one.stretch.trace.refused], 0.99) * 1e3
+    """The p99. Raises LoadError if nothing was refused: it was no overload then."""
+    refused = [answer.latency for answer in one.stretch.trace.refused]
+    if not refused:
+        raise LoadError(f"none of {len(one.stretch.trace.answers)} requests was refused")
+    return percentile(refused, 0.99) * 1e3
 
 
 # -- mixed shapes ------------------------------------------------------------------------------------------------
@@ -164,6 +182,8 @@ def mixed_shapes(plan: Plan) -> Iterator[Comparison]:
     short, long = _sentence(SHORT), _sentence(LONG)
     repository = plan.configured("mixed", "minilm", "")
     with servers.vintner(plan.site, repository, "mixed") as server, Caller(server.grpc) as caller:
+        for tokens in (SHORT, LONG):
+            _check(caller, repository, "minilm", models.sentence(tokens))
         rate = caller.closed_loop([short, long] * most, most).rate
         pairs = max(most, int(rate * plan.seconds / 2))
 
@@ -190,7 +210,7 @@ def neighbours(plan: Plan) -> Iterator[Comparison]:
         directory = plan.site.directory / "repository-neighbours"
         repository = models.make_repository(directory, "resnet50", "mlp", config=config)
         if config and (reason := servers.refusal(repository)):
-            print(f"neighbours, {name}: left out, for Vintner refuses its configuration:\n{reason}", file=sys.stderr)
+            print(f"neighbours, {name}: left out, for Vintner refuses its configuration: {reason}", file=sys.stderr)
             continue
         with servers.vintner(site, repository, "neighbours") as server, Caller(server.grpc) as caller:
             samples = alternate(

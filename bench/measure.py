@@ -23,6 +23,10 @@ class CountError(RuntimeError):
     """The server did not count what the client sent: some requests failed."""
 
 
+class WrongAnswerError(RuntimeError):
+    """A server computes something else than the network."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A figure, with the share of its core that the server used meanwhile: far below 1, something else set the pace."""

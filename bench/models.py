@@ -8,11 +8,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -47,6 +49,13 @@ def _link_minilm(version: Path) -> None:
         subprocess.run([sys.executable, str(_ROOT / "scripts" / "make_minilm.py")], check=True, stdout=sys.stderr)
     for file in (source, source.with_suffix(".bin")):
         (version / file.name).hardlink_to(file)
+
+
+def outputs(repository: Path, name: str, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """The first output that the runtime computes by itself, to hold the servers against."""
+    file = next(file for file in (repository / name / "1").iterdir() if file.suffix in (".onnx", ".xml"))
+    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.array(compiled(dict(inputs))[0], np.float32)
 
 
 def sentence(tokens: int) -> dict[str, NDArray[np.int64]]:

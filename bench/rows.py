@@ -20,6 +20,7 @@ from bench.measure import (
     Sample,
     Sampler,
     Target,
+    WrongAnswerError,
     alternate,
     check_served,
     requests_for,
@@ -34,10 +35,6 @@ IN_FLIGHT: Final = 32
 PUBLIC_GRPC: Final = "--grpc-fast-path=off"
 MEGABYTE: Final = 1e6
 SHIPPED_REPOSITORY: Final = servers.ROOT / "model_repository"
-
-
-class WrongAnswerError(RuntimeError):
-    """A server computes something else than the network."""
 
 
 def resnet50(plan: Plan) -> Iterator[Comparison]:

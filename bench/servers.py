@@ -69,10 +69,10 @@ def fixed_delay(site: Site, repository: Path, seconds: float, name: str) -> Iter
 
 
 def refusal(repository: Path) -> str | None:
-    """Why Vintner would not serve a repository; None if it would."""
+    """The first reason why Vintner would not serve a repository; None if it would."""
     command = [str(PROGRAMS / "vintner"), "validate", str(repository)]
     done = subprocess.run(command, capture_output=True, text=True)
-    return (done.stdout + done.stderr).strip() if done.returncode else None
+    return (done.stdout + done.stderr).strip().partition(";")[0] if done.returncode else None
 
 
 def batches(server: Server) -> tuple[int, int]:

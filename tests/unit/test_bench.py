@@ -32,6 +32,7 @@ def test_arrivals_are_in_order_and_have_the_rate_and_the_spread_of_a_poisson_pro
     arrivals = poisson(50, 20_000, seed=1)
     gaps = [after - before for before, after in zip([0.0, *arrivals], arrivals, strict=False)]
     assert min(gaps) >= 0
+    assert arrivals[-1] <= 20_000 / 50
     assert statistics.fmean(gaps) == pytest.approx(1 / 50, rel=0.03)
     assert statistics.stdev(gaps) == pytest.approx(1 / 50, rel=0.03)
 
