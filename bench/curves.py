@@ -133,11 +133,13 @@ class Track:
         return self._in_turn(lambda caller, repeat: caller.open_loop(bodies, poisson(rate, requests, repeat)).whole())
 
     def _in_turn(self, load: Callable[[Caller, int], Stretch]) -> dict[str, Samples]:
-        """A sample of each server, and again; the load is told which time it is."""
+        """A sample of each server, and again, another one first each time; the load is told which time it is."""
         each: dict[str, list[Sampled]] = {name: [] for name in self.servers}
+        names = list(self.servers)
         for repeat in range(self.repeats):
-            for name, server in self.servers.items():
-                each[name].append(sampled(server, partial(load, self.callers[name], repeat)))
+            first = repeat % len(names)
+            for name in names[first:] + names[:first]:
+                each[name].append(sampled(self.servers[name], partial(load, self.callers[name], repeat)))
         return {name: Samples(samples) for name, samples in each.items()}
 
 

@@ -41,8 +41,8 @@ def _about(run: Mapping[str, Any]) -> str:
     machine = run["machine"]
     length = "with `--quick`, so single figures mean little" if run["quick"] else "at full length"
     return (
-        f"Measured on {run['date']}, {length}: {machine['processor']}, {machine['cores']} cores, {machine['system']},"
-        f" Python {machine['python']}."
+        f"Measured on {run['date']}, {length}: {machine['processor']}, {machine['cores']} cores, Python"
+        f" {machine['python']}, OpenVINO {machine['openvino']}."
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bench.servers import ROOT
 PAGE = ROOT / "docs" / "performance.md"
 CURVES = {"minilm-curve": "MiniLM, sentences of 16 tokens", "resnet-curve": "ResNet-50, pictures of 224 x 224"}
 _DOTS_PER_INCH = 80
+_COLOURS = 64
 
 
 def main() -> None:
@@ -36,11 +38,12 @@ def main() -> None:
 def draw(points: Sequence[Mapping[str, Any]], title: str, picture: Path) -> None:
     """Latency over the load that is sent, and over the number of callers. A line for each server."""
     import matplotlib
+    from PIL import Image
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (opened, closed) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    figure, (opened, closed) = pyplot.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
     figure.suptitle(title)
     for number, server in enumerate(dict.fromkeys(point["server"] for point in points)):
         own = [point for point in points if point["server"] == server]
@@ -57,9 +60,14 @@ def draw(points: Sequence[Mapping[str, Any]], title: str, picture: Path) -> None
     closed.minorticks_off()
     for axes in (opened, closed):
         axes.grid(alpha=0.3, which="both")
-    opened.legend(fontsize="small")
-    figure.savefig(picture, dpi=_DOTS_PER_INCH, metadata={"Software": None})
+        for each in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            each("{x:g}")
+        axes.tick_params(axis="y", which="minor", labelsize="x-small")
+    figure.legend(*opened.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=_DOTS_PER_INCH)
     pyplot.close(figure)
+    Image.open(drawn).convert("RGB").quantize(_COLOURS).save(picture, optimize=True)
 
 
 if __name__ == "__main__":

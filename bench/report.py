@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 from bench.curves import Point
@@ -52,6 +53,7 @@ def write_json(
             "system": platform.platform(),
             "processor": _processor(),
             "python": platform.python_version(),
+            "openvino": version("openvino"),
             "cores": os.cpu_count(),
         },
         "rows": [_document(one) for one in comparisons],
