@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Mapping
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,11 @@ from hypothesis import strategies as st
 from vintner.call import Call, Result
 from vintner.types import Array
 
-from bench import document
-from bench.arrivals import Answer, Trace, percentile, poisson
+from bench import document, report
+from bench.arrivals import Answer, Stretch, Trace, percentile, poisson
+from bench.curves import Sampled, Samples
 from bench.fixed_delay import FixedDelayScheduler, remaining
+from bench.measure import Comparison, Limit, Sample, Target
 
 HOUR = 3600.0
 WAIT = 10.0
@@ -152,3 +156,32 @@ def test_figures_take_the_place_of_those_before() -> None:
 def test_a_page_without_its_marks_is_refused(page: str) -> None:
     with pytest.raises(document.PageError, match="once each"):
         document.filled(page, "new")
+
+
+def test_a_point_puts_the_repeats_together() -> None:
+    first, second = Trace(answers(0.010, 0.020)), Trace([*answers(0.030), *answers(0.031, status="UNAVAILABLE")])
+    samples = Samples([Sampled(Stretch(first, 100.0, 2), 0.9, 6, 2), Sampled(Stretch(second, 50.0, 1), 0.9, 2, 2)])
+    point = samples.point("row", "vintner", "open", 0.3, 80.0)
+    assert (point.mean, point.p50, point.p99) == pytest.approx((20, 20, 30))
+    assert (point.throughput, point.mean_batch, point.refused, point.requests) == (75, 2, 0.25, 4)
+
+
+def test_what_a_run_wrote_is_on_the_page(tmp_path: Path) -> None:
+    samples = Samples([Sampled(Stretch(Trace(answers(0.25)), 4.0, 1), 0.9, 1, 1)])
+    point = samples.point("some-curve", "delay 0", "open", 0.3, 80.0)
+    judged = (
+        Comparison("row", kind, "other", "1/s", (Sample(9.0),), (Sample(10.0),), target)
+        for kind, target in {
+            "a met one": Target(Limit.AT_LEAST, 0.8),
+            "a missed one": Target(Limit.AT_LEAST, 0.95),
+            "a reported one": None,
+        }.items()
+    )
+    file = tmp_path / "bench.json"
+    report.write_json(file, list(judged), [point], {"broken": "no reason"}, quick=True)
+    lines = document.figures(json.loads(file.read_text())).splitlines()
+    endings = {line.split(" | ")[1]: line.split(" | ")[-1] for line in lines if line.startswith("| `row`")}
+    assert endings == {"a met one": "yes |", "a missed one": "**no** |", "a reported one": " |"}
+    assert "| 30% of capacity | delay 0 | 80.0 | 4.0 | 250 | 250 | 250 | 250 | 1.0 |  |" in lines
+    assert "`broken` was not measured: no reason" in lines
+    assert "--quick" in lines[0]
