@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+BENCH := $(VENV)/.bench-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test lint format proto docs bench clean
+.PHONY: help venv serve test lint format proto docs bench bench-plots clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(DEV) ## Make .venv with Vintner and its tools, with the versions in constraints.txt
 
@@ -35,9 +36,12 @@ proto: $(DEV) ## Generate server/vintner/pb from proto/
 docs: $(DEV) ## Generate docs/options.md
 	$(BIN)/python scripts/generate_options_doc.py
 
-bench: $(DEV) ## Measure, and print a table of ratios (ARGS="--quick" for a short run)
+bench: $(BENCH) ## Measure, and print a table of ratios (ARGS="--quick" for a short run)
 	command -v h2load >/dev/null || (apt-get update && apt-get install -y nghttp2-client)
 	$(BIN)/python -m bench $(ARGS)
+
+bench-plots: $(BENCH) ## Draw what was measured last, and write its figures into docs/performance.md
+	$(BIN)/python -m bench.plots $(ARGS)
 
 clean: ## Remove the virtual environment and all that was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
@@ -54,3 +58,7 @@ $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@ $(RUNTIME)
+
+$(BENCH): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	touch $@ $(DEV) $(RUNTIME)

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from types import FrameType
 
 from bench import report
+from bench.curves import Point
 from bench.measure import Comparison
-from bench.rows import ROWS, Plan
+from bench.plan import Plan
+from bench.rows import ROWS
 from bench.servers import ROOT, Site
 
 BUILD = ROOT / "build"
@@ -25,18 +27,22 @@ def main() -> int:
     options = _parse(sys.argv[1:])
     signal.signal(signal.SIGTERM, _leave)  # as an exception, so that every server is stopped on the way out
     plan = _plan(options.quick)
-    comparisons: list[Comparison] = []
+    results: list[Comparison | Point] = []
     failures: dict[str, str] = {}
     for name in options.row or ROWS:
         print(f"{name} …", file=sys.stderr, flush=True)
         try:
-            comparisons.extend(ROWS[name](plan))
+            results.extend(ROWS[name](plan))
         except Exception as error:
             failures[name] = f"{type(error).__name__}: {error}"
+    comparisons = [one for one in results if isinstance(one, Comparison)]
+    points = [one for one in results if isinstance(one, Point)]
     print(report.table(comparisons))
+    if points:
+        print(f"\n{report.points_table(points)}")
     for name, reason in failures.items():
         print(f"{name} was not measured: {reason}")
-    report.write_json(BUILD / "bench.json", comparisons, failures)
+    report.write_json(BUILD / "bench.json", comparisons, points, failures, quick=options.quick)
     return 1 if failures else 0
 
 
@@ -48,8 +54,8 @@ def _plan(quick: bool) -> Plan:
     os.sched_setaffinity(0, {cores[1]})
     directory = BUILD / "bench"
     directory.mkdir(parents=True, exist_ok=True)
-    site = Site(cores[0], directory)
-    return Plan(site, 1.0, 3, 10_000) if quick else Plan(site, 3.0, 5, 100_000)
+    site = Site(str(cores[0]), directory)
+    return Plan(site, 1.0, 3, 10_000, 1, 5.0) if quick else Plan(site, 3.0, 5, 100_000, 3, 30.0)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

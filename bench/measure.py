@@ -23,6 +23,10 @@ class CountError(RuntimeError):
     """The server did not count what the client sent: some requests failed."""
 
 
+class WrongAnswerError(RuntimeError):
+    """A server computes something else than the network."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A figure, with the share of its core that the server used meanwhile: far below 1, something else set the pace."""
@@ -58,7 +62,8 @@ class Comparison:
     unit: str
     measured: tuple[Sample, ...]
     reference: tuple[Sample, ...]
-    target: Target
+    target: Target | None = None
+    """None where a figure is only reported."""
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -77,8 +82,8 @@ class Comparison:
         return statistics.median((a.value / (a.busy or 1)) / (b.value / (b.busy or 1)) for a, b in pairs)
 
     @property
-    def met(self) -> bool:
-        return self.target.met(self.ratio)
+    def met(self) -> bool | None:
+        return None if self.target is None else self.target.met(self.ratio)
 
 
 def alternate(repeats: int, measured: Sampler, reference: Sampler) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from tritonclient.grpc import service_pb2
 
 GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 GRPC_HEADERS = ("content-type: application/grpc", "te: trailers")
+_DATATYPES = {"float32": "FP32", "int64": "INT64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,20 @@ class Message:
 
 def grpc_message(directory: Path, model: str, name: str, array: NDArray[np.float32]) -> Message:
     """ModelInfer with raw contents, behind gRPC's prefix: no compression, length in four bytes, big-endian."""
-    request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[array.tobytes()])
-    request.inputs.add(name=name, datatype="FP32", shape=array.shape)
-    message = request.SerializeToString()
+    message = infer_request(model, {name: array})
     return Message(
         GRPC_PATH, GRPC_HEADERS, _write(directory / f"{model}.grpc", struct.pack(">BI", 0, len(message)) + message)
     )
+
+
+def infer_request(model: str, inputs: Mapping[str, NDArray[Any]]) -> bytes:
+    """ModelInfer with raw contents, for a client that frames it by itself."""
+    request = service_pb2.ModelInferRequest(
+        model_name=model, raw_input_contents=[array.tobytes() for array in inputs.values()]
+    )
+    for name, array in inputs.items():
+        request.inputs.add(name=name, datatype=_DATATYPES[array.dtype.name], shape=array.shape)
+    return bytes(request.SerializeToString())
 
 
 def json_message(directory: Path, model: str, name: str, array: NDArray[np.float32]) -> Message:

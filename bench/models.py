@@ -6,34 +6,79 @@ The precision is set because OpenVINO takes bf16 by itself on CPUs that have it,
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 RESNET_IMAGE = (1, 3, 224, 224)
 RESNET_INPUT = "gpu_0/data_0"
 IMAGE_OUTPUT_ELEMENTS = 4
+MINILM_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+MINILM_WORDS = 30_000
+_ROOT = Path(__file__).resolve().parents[1]
 _CONFIG = "precision: f32\n"
 
 
-def make_repository(directory: Path, *models: str) -> Path:
-    """Writes the named ones of `resnet50`, `mlp` and `first_pixels`, replacing what was there."""
-    makers = {"resnet50": resnet50, "mlp": mlp, "first_pixels": first_pixels}
+def make_repository(directory: Path, *models: str, config: str = "") -> Path:
+    """Writes the named ones of `minilm` and `MAKERS`, replacing what was there; `config` is for each of them."""
     shutil.rmtree(directory, ignore_errors=True)
     for name in models:
         version = directory / name / "1"
         version.mkdir(parents=True)
-        (directory / name / "config.yaml").write_text(_CONFIG)
-        onnx.save(makers[name](), version / "model.onnx")
+        (directory / name / "config.yaml").write_text(_CONFIG + config)
+        if name == "minilm":
+            _link_minilm(version)
+        else:
+            onnx.save(MAKERS[name](), version / "model.onnx")
     return directory
+
+
+def _link_minilm(version: Path) -> None:
+    """The sentence embeddings, converted the first time."""
+    source = _ROOT / "build" / "minilm" / "model.xml"
+    if not source.exists():
+        print("downloading and converting MiniLM …", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, str(_ROOT / "scripts" / "make_minilm.py")], check=True, stdout=sys.stderr)
+    for file in (source, source.with_suffix(".bin")):
+        (version / file.name).hardlink_to(file)
+
+
+def outputs(repository: Path, name: str, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """The first output that the runtime computes by itself, to hold the servers against."""
+    file = next(file for file in (repository / name / "1").iterdir() if file.suffix in (".onnx", ".xml"))
+    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.array(compiled(dict(inputs))[0], np.float32)
+
+
+def sentence(tokens: int) -> dict[str, NDArray[np.int64]]:
+    """One sentence of so many words, [1, tokens] each, as MiniLM takes it."""
+    words = np.random.default_rng(tokens).integers(1_000, MINILM_WORDS, (1, tokens), np.int64)
+    return dict(zip(MINILM_INPUTS, (words, np.ones_like(words), np.zeros_like(words)), strict=True))
 
 
 def resnet50() -> onnx.ModelProto:
     """ResNet-50 as the onnx package ships it: the architecture, with constant weights."""
     return onnx.load(Path(onnx.__file__).parent / "backend/test/data/light/light_resnet50.onnx")
+
+
+def resnet50_in_batches() -> onnx.ModelProto:
+    """The same for any number of pictures: the published one is fixed to one by its shapes and by one Reshape."""
+    model = resnet50()
+    graph = model.graph
+    for tensor in (graph.input[0], graph.output[0]):
+        tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
+    reshape = next(node for node in graph.node if node.op_type == "Reshape")
+    shape = next(one for one in graph.initializer if one.name == reshape.input[1])
+    shape.CopyFrom(numpy_helper.from_array(np.array([-1, 2048], np.int64), shape.name))
+    return model
 
 
 def mlp_weights() -> dict[str, NDArray[np.float32]]:
@@ -105,3 +150,11 @@ def _model(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model
+
+
+MAKERS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "resnet50": resnet50,
+    "resnet50_in_batches": resnet50_in_batches,
+    "mlp": mlp,
+    "first_pixels": first_pixels,
+}

@@ -27,18 +27,18 @@ class ProcessError(RuntimeError):
 
 
 class Process:
-    """Started on entering, stopped on leaving."""
+    """Started on entering, stopped on leaving. `cores` is a list as taskset takes it."""
 
     def __init__(
         self,
         command: Sequence[str],
-        core: int,
+        cores: str,
         log: Path,
         environment: Mapping[str, str] | None = None,
         directory: Path | None = None,
     ):
         self.log = log
-        self._command = ["taskset", "--cpu-list", str(core), *command]
+        self._command = ["taskset", "--cpu-list", cores, *command]
         self._environment = {**os.environ, **(environment or {})}
         self._directory = directory
         self._seen = 0

@@ -6,14 +6,13 @@ Each row starts what it needs and stops it again, so that any of them can be run
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import tritonclient.grpc as triton
 
-from bench import messages, models, servers
+from bench import load_rows, messages, models, servers
+from bench.curves import Point
 from bench.load import Load, fetch, median_call
 from bench.measure import (
     Comparison,
@@ -21,6 +20,7 @@ from bench.measure import (
     Sample,
     Sampler,
     Target,
+    WrongAnswerError,
     alternate,
     check_served,
     requests_for,
@@ -28,32 +28,13 @@ from bench.measure import (
     timed,
 )
 from bench.messages import Message
-from bench.servers import Server, Site
+from bench.plan import Plan
+from bench.servers import Server
 
 IN_FLIGHT: Final = 32
 PUBLIC_GRPC: Final = "--grpc-fast-path=off"
 MEGABYTE: Final = 1e6
 SHIPPED_REPOSITORY: Final = servers.ROOT / "model_repository"
-
-
-class WrongAnswerError(RuntimeError):
-    """A server computes something else than the network."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How long and how often to measure."""
-
-    site: Site
-    seconds: float
-    repeats: int
-    memory_requests: int
-
-    def repository(self, *names: str) -> Path:
-        return models.make_repository(self.site.directory / "repository", *names)
-
-    def message(self, make: Callable[..., Message], *arguments: Any) -> Message:
-        return make(self.site.directory, *arguments)
 
 
 def resnet50(plan: Plan) -> Iterator[Comparison]:
@@ -197,7 +178,7 @@ def mlserver(plan: Plan) -> Iterator[Comparison]:
         yield Comparison("mlserver", name, "MLServer", "1/s", *samples, Target(Limit.AT_LEAST, 5.0))
 
 
-ROWS: Final[Mapping[str, Callable[[Plan], Iterator[Comparison]]]] = {
+ROWS: Final[Mapping[str, Callable[[Plan], Iterator[Comparison | Point]]]] = {
     "resnet50": resnet50,
     "mlp-grpc": mlp_grpc,
     "mlp-latency": mlp_latency,
@@ -205,6 +186,12 @@ ROWS: Final[Mapping[str, Callable[[Plan], Iterator[Comparison]]]] = {
     "large": large,
     "memory": memory,
     "mlserver": mlserver,
+    "minilm-curve": load_rows.minilm_curve,
+    "resnet-curve": load_rows.resnet_curve,
+    "overload": load_rows.overload,
+    "mixed-shapes": load_rows.mixed_shapes,
+    "neighbours": load_rows.neighbours,
+    "hot-path": load_rows.hot_path,
 }
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,9 @@ KEEP_FREED_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_TH
 class Site:
     """Where servers run and where files go."""
 
-    core: int
+    cores: str
+    """The cores of a server, as taskset takes them; one, but where a row is about more."""
+
     directory: Path
 
     def log(self, name: str) -> Path:
@@ -49,31 +51,61 @@ class Server:
     """Requests answered with success so far, by the server's own count."""
     grpc: str = ""
     http: str = ""
+    metrics: str = ""
 
 
 @contextmanager
 def vintner(site: Site, repository: Path, name: str = "vintner", *flags: str) -> Iterator[Server]:
     """As shipped: no flags but the repository, free ports, and those that a row is about."""
+    with _vintner([str(PROGRAMS / "vintner")], site, repository, name, *flags) as server:
+        yield server
+
+
+@contextmanager
+def fixed_delay(site: Site, repository: Path, seconds: float, name: str) -> Iterator[Server]:
+    """Vintner, but every batch waits for others until its oldest request is that old."""
+    with _vintner([sys.executable, "-m", "bench.fixed_delay", str(seconds)], site, repository, name) as server:
+        yield server
+
+
+def refusal(repository: Path) -> str | None:
+    """The first reason why Vintner would not serve a repository; None if it would."""
+    command = [str(PROGRAMS / "vintner"), "validate", str(repository)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return (done.stdout + done.stderr).strip().partition(";")[0] if done.returncode else None
+
+
+def batches(server: Server) -> tuple[int, int]:
+    """Rows that a Vintner inferred so far, and the runs that it took."""
+    rows, runs = (
+        _sum_samples(server.metrics, rf"vintner_{count}_total\{{.*\}}") for count in ("inferences", "executions")
+    )
+    return rows, runs
+
+
+@contextmanager
+def _vintner(program: Sequence[str], site: Site, repository: Path, name: str, *flags: str) -> Iterator[Server]:
     ports = [f"--{kind}-port=0" for kind in ("http", "grpc", "metrics")]
     command = [
-        str(PROGRAMS / "vintner"),
+        *program,
         "serve",
         f"--model-repository={repository}",
         "--host=127.0.0.1",
         *ports,
         *flags,
     ]
-    with Process(command, site.core, site.log(name)) as process:
+    with Process(command, site.cores, site.log(name), directory=ROOT) as process:
         line = process.wait_for(r"http=\S+.*grpc=.*\n")[0]
         http, grpc, metrics = (_address(line, kind) for kind in ("http", "grpc", "metrics"))
-        yield Server(process, lambda: _sum_samples(metrics, r'vintner_requests_total\{.*outcome="ok".*\}'), grpc, http)
+        succeeded = r'vintner_requests_total\{.*outcome="ok".*\}'
+        yield Server(process, lambda: _sum_samples(metrics, succeeded), grpc, http, metrics)
 
 
 @contextmanager
 def grpc_echo(site: Site, output: str) -> Iterator[Server]:
     """`output` is the name in its replies of the one output."""
     command = [sys.executable, "-m", "bench.grpc_echo", output]
-    with Process(command, site.core, site.log("grpc-echo"), KEEP_FREED_BUFFERS, ROOT) as process:
+    with Process(command, site.cores, site.log("grpc-echo"), KEEP_FREED_BUFFERS, ROOT) as process:
         grpc = _address(process.wait_for(r"ready .*\n")[0], "grpc")
 
         def served() -> int:
@@ -90,7 +122,7 @@ def http_echo(site: Site, reply: bytes) -> Iterator[Server]:
     file.write_bytes(reply)
     http = f"127.0.0.1:{_free_port()}"
     command = [sys.executable, "-m", "bench.http_echo", http.rpartition(":")[2], str(file)]
-    with Process(command, site.core, site.log("http-echo"), KEEP_FREED_BUFFERS, ROOT) as process:
+    with Process(command, site.cores, site.log("http-echo"), KEEP_FREED_BUFFERS, ROOT) as process:
         _wait_until_answers(process, f"http://{http}/served")
         yield Server(process, lambda: int(_get(f"http://{http}/served")), http=http)
 
@@ -99,7 +131,7 @@ def http_echo(site: Site, reply: bytes) -> Iterator[Server]:
 def bare_openvino(site: Site, model: Path) -> Iterator[tuple[Process, Callable[[int], float]]]:
     """The runtime alone, and a function that runs the model so many times and returns the seconds it took."""
     command = [sys.executable, "-m", "bench.bare_openvino", str(model)]
-    with Process(command, site.core, site.log("bare-openvino"), directory=ROOT) as process:
+    with Process(command, site.cores, site.log("bare-openvino"), directory=ROOT) as process:
         process.wait_for(r"ready\n")
 
         def seconds(runs: int) -> float:
@@ -110,13 +142,27 @@ def bare_openvino(site: Site, model: Path) -> Iterator[tuple[Process, Callable[[
 
 
 @contextmanager
+def hot_path(site: Site) -> Iterator[Callable[[int, int], float]]:
+    """The core alone: a function that makes so many requests from so many threads, and returns the seconds."""
+    command = [sys.executable, "-m", "bench.hot_path"]
+    with Process(command, site.cores, site.log("hot-path"), KEEP_FREED_BUFFERS, ROOT) as process:
+        process.wait_for(r"ready\n")
+
+        def seconds(threads: int, requests: int) -> float:
+            process.say(f"{threads} {requests}")
+            return float(process.wait_for(rf"{threads} ran {requests} in (\S+)\n", timeout=300)[1])
+
+        yield seconds
+
+
+@contextmanager
 def mlserver(site: Site) -> Iterator[Server]:
     """MLServer with the MLP, and without its worker processes, which halve its rate on one core."""
     programs = _mlserver_environment(site.directory.parent / "mlserver-venv") / "bin"
     http, grpc, metrics = (_free_port() for _ in range(3))
     directory = site.directory / "mlserver"
     _write_mlserver_settings(directory, http, grpc, metrics)
-    with Process([str(programs / "mlserver"), "start", str(directory)], site.core, site.log("mlserver")) as process:
+    with Process([str(programs / "mlserver"), "start", str(directory)], site.cores, site.log("mlserver")) as process:
         _wait_until_answers(process, f"http://127.0.0.1:{http}/v2/models/mlp/ready")
         count = r"model_infer_request_success_total\{.*\}"
         address = f"127.0.0.1:{metrics}"
