@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vintner.batcher import Batching
 from vintner.call import Call, Result
+from vintner.pools import Pool
 from vintner.types import Array
 
 from bench import document, report
@@ -131,7 +133,7 @@ def submitted(scheduler: FixedDelayScheduler) -> Future[Result]:
 
 def test_a_fixed_delay_keeps_requests_from_an_idle_instance_until_the_batch_is_full() -> None:
     instance = Echo()
-    scheduler = FixedDelayScheduler(HOUR, [instance], max_rows=3)
+    scheduler = FixedDelayScheduler(HOUR, [Pool([instance])], batching=Batching(3))
     for future in [submitted(scheduler) for _ in range(6)]:
         future.result(WAIT)
     assert instance.batches == [3, 3]
@@ -139,7 +141,7 @@ def test_a_fixed_delay_keeps_requests_from_an_idle_instance_until_the_batch_is_f
 
 def test_without_a_delay_a_lone_request_runs_at_once() -> None:
     instance = Echo()
-    submitted(FixedDelayScheduler(0.0, [instance], max_rows=3)).result(WAIT)
+    submitted(FixedDelayScheduler(0.0, [Pool([instance])], batching=Batching(3))).result(WAIT)
     assert instance.batches == [1]
 
 
