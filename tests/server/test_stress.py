@@ -30,6 +30,7 @@ from running_server import RunningServer
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 from vintner.metrics import OUTCOMES
+from vintner.service import CONTROL_THREADS
 
 ROUNDS = 3
 REQUESTS = 24
@@ -190,9 +191,10 @@ def rude_client(address: str, work: Iterator[Demand]) -> list[str]:
 KINDS = {"triton_grpc": 22, "triton_rest": 22, "cancelling_grpc": 16, "rude_rest": 4}
 """Clients of each kind."""
 
-REST_CALLS = KINDS["triton_rest"] + KINDS["rude_rest"]
-GRPC_CALLS = KINDS["triton_grpc"] + BURST * KINDS["cancelling_grpc"]
-"""That can be under way at once, but for some that their clients have just left."""
+CALLS = {"auto": KINDS["triton_rest"] + REQUESTS * KINDS["rude_rest"]}
+CALLS["off"] = CALLS["auto"] + 256 + CONTROL_THREADS
+"""That can have a thread at once: of REST those of all who do not wait for the answer, by grpcio's pool what it holds,
+for on a slow machine clients with a short patience come again before the pool has seen that they went."""
 
 FEW_THREADS = 32
 FEW_DESCRIPTORS = 8
@@ -295,7 +297,7 @@ def test_a_crowd_is_served_rightly_accounted_for_and_leaves_nothing_behind(
     """Each round begins with the slow model held up, until its queue has overflown and requests have waited in vain."""
     server = start(models, f"--grpc-fast-path={fast_path}")
     books = Books(server)
-    threads = entries(server, "task") + REST_CALLS + (GRPC_CALLS if fast_path == "off" else 0)
+    threads = entries(server, "task") + CALLS[fast_path]
     descriptors = entries(server, "fd")
     for round_ in range(ROUNDS):
         with held(models / SLOW / "1"):
