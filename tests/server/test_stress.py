@@ -191,10 +191,10 @@ def rude_client(address: str, work: Iterator[Demand]) -> list[str]:
 KINDS = {"triton_grpc": 22, "triton_rest": 22, "cancelling_grpc": 16, "rude_rest": 4}
 """Clients of each kind."""
 
-CALLS = {"auto": KINDS["triton_rest"] + REQUESTS * KINDS["rude_rest"]}
+CALLS = {"auto": KINDS["triton_rest"] + KINDS["rude_rest"]}
 CALLS["off"] = CALLS["auto"] + 256 + CONTROL_THREADS
-"""That can have a thread at once: of REST those of all who do not wait for the answer, by grpcio's pool what it holds,
-for on a slow machine clients with a short patience come again before the pool has seen that they went."""
+"""That can have a thread at once: those over REST, and those in grpcio's pool, which may be full. For on a slow machine
+clients of a short patience come again before the pool has seen that they went."""
 
 FEW_THREADS = 32
 FEW_DESCRIPTORS = 8
