@@ -36,6 +36,9 @@ SHORT, LONG = 16, 128
 """Tokens of MiniLM's requests."""
 
 VINTNER: Final = "vintner"
+WAITING: Final = "vintner, up to 2 ms"
+"""With a `max_queue_delay_seconds`: shown, and not among the others."""
+
 UNBATCHED: Final = "unbatched"
 TOGETHER: Final = 8
 """Requests whose answers are checked, sent at once so that some of them make a batch."""
@@ -91,10 +94,12 @@ def _curve(plan: Plan, row: str, model: str, inputs: Inputs, repeats: int) -> It
 def _track(plan: Plan, row: str, model: str, inputs: Inputs, repeats: int) -> Iterator[Track]:
     """Vintner as it ships, first, and what it is compared with."""
     batched = plan.configured(f"{row}-batched", model, "")
+    waiting = plan.configured(f"{row}-waiting", model, "batching: {max_queue_delay_seconds: 0.002}\n")
     alone = plan.configured(f"{row}-unbatched", model, "batching: false\n")
     with ExitStack() as stack:
         running = {
             VINTNER: stack.enter_context(servers.vintner(plan.site, batched, f"{row}-vintner")),
+            WAITING: stack.enter_context(servers.vintner(plan.site, waiting, f"{row}-waiting")),
             UNBATCHED: stack.enter_context(servers.vintner(plan.site, alone, f"{row}-unbatched")),
             "delay 0": stack.enter_context(servers.fixed_delay(plan.site, batched, 0.0, f"{row}-delay-0")),
             "delay 2 ms": stack.enter_context(servers.fixed_delay(plan.site, batched, 0.002, f"{row}-delay-2ms")),
@@ -118,7 +123,7 @@ def _check(caller: Caller, repository: Path, model: str, inputs: Inputs) -> None
 def _judged(row: str, place: str, unit: str, samples: Mapping[str, tuple[Sample, ...]]) -> Comparison:
     """Vintner beside the best of the others, which is another one at another point."""
     best = max if unit.endswith("/s") else min
-    others = [name for name in samples if name != VINTNER]
+    others = [name for name in samples if name not in (VINTNER, WAITING)]
     name = best(others, key=lambda other: statistics.median(sample.value for sample in samples[other]))
     target = Target(Limit.AT_LEAST, 0.97) if best is max else Target(Limit.AT_MOST, 1.03)
     return Comparison(row, place, f"best of others: {name}", unit, samples[VINTNER], samples[name], target)

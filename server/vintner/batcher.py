@@ -15,7 +15,7 @@ from typing import Final
 
 from vintner.batching import BatchQueue, QueueLimits, Reason
 from vintner.call import Call
-from vintner.gains import Arrivals, stacking_pays
+from vintner.gains import Arrivals, stacking_pays, utilisation
 from vintner.pools import WEIGHT, Pools, Slot
 from vintner.queue_delay import QueueDelay
 
@@ -59,7 +59,7 @@ class Batcher:
         if not self._pools.brief:
             self._arrivals.arrived(call.rows, call.arrived)
         if self._delay is not None:
-            self._delay.arrived(call.arrived)
+            self._delay.arrived(self._present, call.arrived)
 
     def wait_until(self, now: float) -> float | None:
         """The time until which idle instances had better wait for more requests, if they had. Something must wait."""
@@ -68,7 +68,13 @@ class Batcher:
         oldest = min(call.arrived for call in self.queue)
         deadline = min((call.deadline for call in self.queue if call.deadline is not None), default=math.inf)
         cost = self._pools.fastest.costs[self.queue.head.signature]
-        return self._delay.until(cost, self.queue.rows, oldest, deadline, now)
+        load = utilisation(cost, self._arrivals.rate(now), self._pools.in_service)
+        return self._delay.until(cost, load, self._present, self.queue.rows, oldest, deadline, now)
+
+    @property
+    def _present(self) -> int:
+        """Requests that wait or run."""
+        return len(self.queue) + sum(len(slot.batch) for slot in self._pools.busy())
 
     def next(self, slot: Slot, now: float) -> Call | None:
         """Takes out the request that is to lead a slot's next batch, if one is."""

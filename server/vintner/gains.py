@@ -20,8 +20,11 @@ from typing import Final
 WEIGHT: Final = 0.02
 """Of the newest run in the means."""
 
-UNKNOWN: Final = 1e-4
-"""Spread of rows below which their cost is not known any more: then a batch is tried again, once in some 250 runs."""
+DOUBT: Final = 2.0
+"""Standard errors by which a row may be cheaper than it seems: what is not known well is tried again."""
+
+TINY: Final = 1e-6
+"""Spread of rows that is none."""
 
 NOTICEABLE: Final = 0.02
 """Share of a run that must be fixed at least; less is noise."""
@@ -34,13 +37,17 @@ MOST_SIGNATURES: Final = 256
 
 
 class RunCost:
-    """A line through the runs of one kind of request: seconds by rows, by least squares over the recent ones."""
+    """A line through the runs of one kind of request: seconds by rows, by least squares over the recent ones.
 
-    __slots__ = ("_covariance", "_rows", "_runs", "_seconds", "_spread")
+    Where runs of one size are all that there was of late, what was learned of others fades, and the line is drawn so
+    flat as it may be. So a batch is tried again after a while, and after that a wrong impression is mended.
+    """
+
+    __slots__ = ("_covariance", "_rows", "_runs", "_seconds", "_spread", "_variance")
 
     def __init__(self) -> None:
         self._runs = 0
-        self._rows = self._seconds = self._spread = self._covariance = 0.0
+        self._rows = self._seconds = self._spread = self._covariance = self._variance = 0.0
 
     def ran(self, rows: int, seconds: float) -> None:
         self._runs += 1
@@ -50,15 +57,20 @@ class RunCost:
         self._seconds += weight * longer
         self._spread = (1 - weight) * (self._spread + weight * more * more)
         self._covariance = (1 - weight) * (self._covariance + weight * more * longer)
+        self._variance = (1 - weight) * (self._variance + weight * longer * longer)
 
     @property
     def each(self) -> float:
-        """Seconds by which a row makes a run longer; 0 where that is not known."""
-        return max(0.0, self._covariance / self._spread) if self._spread > UNKNOWN else 0.0
+        """Seconds by which a row makes a run longer, at the least; 0 where that is not known."""
+        if self._spread < TINY:
+            return 0.0
+        slope = self._covariance / self._spread
+        scatter = max(0.0, self._variance - slope * self._covariance)
+        return max(0.0, slope - DOUBT * math.sqrt(scatter / self._spread / min(self._runs, 1 / WEIGHT)))
 
     @property
     def fixed(self) -> float:
-        """Seconds of a run that do not depend on its rows."""
+        """Seconds of a run that do not depend on its rows, at the most."""
         return max(0.0, self._seconds - self.each * self._rows)
 
 
@@ -102,5 +114,10 @@ def stacking_pays(cost: RunCost, rate: float, instances: int) -> bool:
     fixed, each = cost.fixed, cost.each
     if fixed < NOTICEABLE * (fixed + each):
         return False
-    load = min(1.0, rate * (fixed + each) / max(1, instances))
+    load = utilisation(cost, rate, instances)
     return fixed * (1 + load) >= each * (1 - load)
+
+
+def utilisation(cost: RunCost, rate: float, instances: int) -> float:
+    """The share of their time for which instances would be busy with runs of single rows; 1 at the most."""
+    return min(1.0, rate * (cost.fixed + cost.each) / max(1, instances))

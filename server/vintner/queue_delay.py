@@ -1,13 +1,16 @@
 """Whether an idle instance should wait for more requests, and until when.
 
-Pure; the clock is passed in. A delay is only ever a ceiling here. With n rows waiting, running at once costs whoever
-comes next a run of its own, behind this one; waiting for it costs all n the time until it comes. With runs that take
-`fixed + each * rows` seconds and a request every `gap`, the sum of all latencies is less with waiting if
+Pure; the clock is passed in. A delay is only ever a ceiling here. With n rows waiting and a request every `gap`,
+waiting for the next one costs all n + 1 the time until it comes, and spares it a run of its own behind theirs. Besides,
+the instance idles for the gap and saves the `fixed` part of a run, which all gain who come behind: with a utilisation
+`load`, n * load / (1 - load) of them. So waiting pays if
 
-    (n + 1) * (gap + each) < fixed + each
+    (n + 1) * (gap + each) - (fixed + each) < (n + 1) * (fixed - gap) * load / (1 - load)
 
-So it pays where requests are frequent beside the fixed cost of a run, and for the first few of a batch only. Both sides
-are measured. A request that does not come when it was expected ends the waiting: a rate that falls is noticed at once.
+that is, for the first few of a batch, or where it is busy and requests are frequent beside the fixed cost of a run. All
+of it is measured. A request that does not come when it was expected ends the waiting, so a rate that falls is noticed
+at once; and it ends when as many are there as there were at the most of late: callers who send their next request when
+they have their answer are all there then, and nobody is left to wait for.
 """
 
 from __future__ import annotations
@@ -21,6 +24,12 @@ from vintner.gains import RunCost
 WEIGHT: Final = 0.1
 """Of the newest arrival in the mean of their gaps."""
 
+MOST_BEHIND: Final = 50.0
+"""For each request that waits, those that are taken to come behind it before the queue is empty, at the most."""
+
+FADING: Final = 0.02
+"""Of the distance to the present number of requests that the most of late loses with each arrival."""
+
 
 class QueueDelay:
     """The delay of one model: at most `longest` seconds, for at most `rows`. Guarded by its owner's lock."""
@@ -30,28 +39,35 @@ class QueueDelay:
         self._rows = rows
         self._gap = math.inf
         self._last = -math.inf
+        self._most = 0.0
         self._reason: Reason = "idle"
 
-    def arrived(self, now: float) -> None:
+    def arrived(self, present: int, now: float) -> None:
+        """Takes in a request; `present` counts those that wait or run, itself included."""
         gap, self._last = now - self._last, now
         if self._gap == math.inf:
             self._gap = gap
         else:  # a pause among many arrivals is not to be mistaken for their rate
             self._gap += WEIGHT * (min(gap, 4 * self._gap) - self._gap)
+        self._most = max(present, self._most - FADING * (self._most - present))
 
-    def until(self, cost: RunCost, rows: int, oldest: float, deadline: float, now: float) -> float | None:
+    def until(
+        self, cost: RunCost, load: float, present: int, rows: int, oldest: float, deadline: float, now: float
+    ) -> float | None:
         """The time until which waiting pays, or None if it does not, with so many rows and runs that cost so much.
 
-        `oldest` is when the first of them arrived, `deadline` the nearest one.
+        `present` counts the requests that wait or run, `oldest` is when the first of them arrived, `deadline` the
+        nearest one.
         """
-        fixed, each = cost.fixed, cost.each
-        longest_gap = (fixed + each) / (rows + 1) - each
-        if rows >= self._rows or self._gap >= longest_gap:
+        if rows >= self._rows or present > self._most - 0.5:
+            return None
+        longest_gap = _worth_waiting(cost, load, rows)
+        if self._gap >= longest_gap:
             return None
         limits: list[tuple[float, Reason]] = [
             (oldest + self._longest, "delay"),
             (self._last + longest_gap, "delay"),
-            (deadline - fixed - each * rows, "deadline"),
+            (deadline - cost.fixed - cost.each * rows, "deadline"),
         ]
         end, reason = min(limits)
         if end <= now:
@@ -63,3 +79,10 @@ class QueueDelay:
         """Why a batch is cut now that nothing else waits: what was to end the waiting for it, if there was any."""
         reason, self._reason = self._reason, "idle"
         return reason
+
+
+def _worth_waiting(cost: RunCost, load: float, rows: int) -> float:
+    """The longest gap that a request is worth waiting for: the inequality above, solved for it."""
+    fixed, each = cost.fixed, cost.each
+    behind = min(MOST_BEHIND, load / (1 - load)) if load < 1 else MOST_BEHIND
+    return (fixed * behind + (fixed + each) / (rows + 1) - each) / (1 + behind)

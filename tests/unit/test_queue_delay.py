@@ -11,6 +11,10 @@ from vintner.gains import RunCost
 from vintner.queue_delay import QueueDelay
 
 LONGEST = 0.02
+MANY = 100
+"""Requests that were present of late, so that there is somebody to wait for."""
+
+IDLE = 0.0
 
 
 def cost(fixed: float, each: float = 0.0) -> RunCost:
@@ -25,7 +29,7 @@ def delay(gap: float) -> QueueDelay:
     """After many arrivals with that gap, the last one at time 0."""
     made = QueueDelay(LONGEST, 8)
     for number in range(200):
-        made.arrived(gap * (number - 199))
+        made.arrived(MANY, gap * (number - 199))
     return made
 
 
@@ -45,58 +49,91 @@ def delay(gap: float) -> QueueDelay:
 def test_waiting_pays_if_the_next_request_saves_more_than_the_others_lose(
     fixed: float, each: float, gap: float, rows: int, waits: bool
 ) -> None:
-    assert (delay(gap).until(cost(fixed, each), rows, 0.0, math.inf, 0.0) is not None) is waits
+    assert (delay(gap).until(cost(fixed, each), IDLE, rows, rows, 0.0, math.inf, 0.0) is not None) is waits
 
 
 def test_it_waits_until_the_next_request_would_be_too_late() -> None:
     made = delay(0.001)
-    assert made.until(cost(0.01), 1, 0.0, math.inf, 0.0) == pytest.approx(0.005)
-    assert made.until(cost(0.01), 1, 0.0, math.inf, 0.0051) is None
+    assert made.until(cost(0.01), IDLE, 1, 1, 0.0, math.inf, 0.0) == pytest.approx(0.005)
+    assert made.until(cost(0.01), IDLE, 1, 1, 0.0, math.inf, 0.0051) is None
     assert (made.cut(), made.cut()) == ("delay", "idle")
 
 
 def test_it_waits_no_longer_than_it_may() -> None:
     made = delay(0.001)
-    assert made.until(cost(0.1), 1, -0.015, math.inf, 0.0) == pytest.approx(0.005)
-    assert made.until(cost(0.1), 1, -LONGEST, math.inf, 0.0) is None
+    assert made.until(cost(0.1), IDLE, 1, 1, -0.015, math.inf, 0.0) == pytest.approx(0.005)
+    assert made.until(cost(0.1), IDLE, 1, 1, -LONGEST, math.inf, 0.0) is None
 
 
 def test_it_waits_no_longer_than_a_deadline_allows_with_the_time_of_the_run() -> None:
     made = delay(0.001)
-    assert made.until(cost(0.01), 1, 0.0, 0.012, 0.0) == pytest.approx(0.002)
-    assert made.until(cost(0.01), 1, 0.0, 0.012, 0.0021) is None
+    assert made.until(cost(0.01), IDLE, 1, 1, 0.0, 0.012, 0.0) == pytest.approx(0.002)
+    assert made.until(cost(0.01), IDLE, 1, 1, 0.0, 0.012, 0.0021) is None
     assert made.cut() == "deadline"
+
+
+@pytest.mark.parametrize(
+    ("load", "waits"),
+    [
+        (0.0, False),  # two would wait 1 ms, and take 20 ms instead of 11 and 20
+        (0.5, False),
+        (0.9, True),  # nine others for each of them gain the millisecond that is saved
+        (1.0, True),
+    ],
+)
+def test_where_it_is_busy_the_gain_of_those_behind_counts_as_well(load: float, waits: bool) -> None:
+    line = cost(0.002, 0.009)
+    assert (delay(0.001).until(line, load, 1, 1, 0.0, math.inf, 0.0) is not None) is waits
+
+
+def test_nobody_is_waited_for_when_all_callers_are_there() -> None:
+    made = QueueDelay(LONGEST, 64)
+    line = cost(0.010)
+    for number in range(400):  # four callers, who come back as soon as they have their answers
+        made.arrived(number % 4 + 1, number * 0.0005)
+    assert made.until(line, 1.0, 3, 3, 0.2, math.inf, 0.2) is not None
+    assert made.until(line, 1.0, 4, 4, 0.2, math.inf, 0.2) is None
+
+
+def test_callers_who_leave_are_forgotten() -> None:
+    made = QueueDelay(LONGEST, 64)
+    line = cost(0.010)
+    for present in (*range(1, 9), *[1, 2] * 200):
+        made.arrived(present, present * 0.0005)
+    assert made.until(line, 1.0, 2, 2, 0.001, math.inf, 0.001) is None
 
 
 def test_nothing_is_waited_for_before_two_requests_have_come() -> None:
     made = QueueDelay(LONGEST, 8)
-    made.arrived(0.0)
-    assert made.until(cost(0.01), 1, 0.0, math.inf, 0.0) is None
+    made.arrived(1, 0.0)
+    assert made.until(cost(0.01), IDLE, 1, 1, 0.0, math.inf, 0.0) is None
 
 
 def test_one_long_pause_does_not_hide_a_high_rate() -> None:
     made = delay(0.001)
-    made.arrived(60.0)
-    assert made.until(cost(0.01), 1, 60.0, math.inf, 60.0) is not None
+    made.arrived(MANY, 60.0)
+    assert made.until(cost(0.01), IDLE, 1, 1, 60.0, math.inf, 60.0) is not None
 
 
 @given(
     gaps=st.lists(st.floats(0, 10), max_size=20),
     runs=st.lists(st.tuples(st.integers(1, 64), st.floats(0, 10)), max_size=20),
+    load=st.floats(0, 1),
+    present=st.integers(0, 2 * MANY),
     rows=st.integers(0, 100),
     since=st.floats(0, 1),
 )
 def test_no_request_waits_longer_than_it_may(
-    gaps: list[float], runs: list[tuple[int, float]], rows: int, since: float
+    gaps: list[float], runs: list[tuple[int, float]], load: float, present: int, rows: int, since: float
 ) -> None:
     made = QueueDelay(LONGEST, 16)
     now = 0.0
     for gap in gaps:
         now += gap
-        made.arrived(now)
+        made.arrived(MANY, now)
     line = RunCost()
     for run in runs:
         line.ran(*run)
-    until = made.until(line, rows, now - since, math.inf, now)
+    until = made.until(line, load, present, rows, now - since, math.inf, now)
     assert until is None or now < until <= now - since + LONGEST
     assert until is None or rows < 16
