@@ -65,11 +65,10 @@ class Batcher:
         """The time until which idle instances had better wait for more requests, if they had. Something must wait."""
         if self._delay is None or not self._pools.idle:
             return None
-        oldest = min(call.arrived for call in self.queue)
         deadline = min((call.deadline for call in self.queue if call.deadline is not None), default=math.inf)
         cost = self._pools.fastest.costs[self.queue.head.signature]
         load = utilisation(cost, self._arrivals.rate(now), self._pools.in_service)
-        return self._delay.until(cost, load, self._present, self.queue.rows, oldest, deadline, now)
+        return self._delay.until(cost, load, self._present, self.queue.rows, deadline, now)
 
     @property
     def _present(self) -> int:
@@ -87,8 +86,9 @@ class Batcher:
         followers, reason = self.queue.cut(leader, now, share)
         if reason == "share" and not stacks:
             reason = "no_gain"
-        elif reason == "idle" and self._delay is not None:
-            reason = self._delay.cut()
+        if self._delay is not None:
+            ended = self._delay.cut()
+            reason = ended if reason == "idle" else reason
         return [leader, *followers], reason
 
     def stacks(self, call: Call) -> bool:
@@ -101,7 +101,9 @@ class Batcher:
             return True
         return stacking_pays(pool.costs[leader.signature], self._arrivals.rate(now), self._pools.in_service)
 
-    def ran(self, requests: int, seconds: float) -> None:
-        """Takes in a run."""
+    def ran(self, requests: int, seconds: float, now: float) -> None:
+        """Takes in a run that has just ended."""
+        if self._delay is not None:
+            self._delay.answered(now)
         each = seconds / requests
         self._mean_each = each if self._mean_each == math.inf else self._mean_each + WEIGHT * (each - self._mean_each)

@@ -374,7 +374,7 @@ class Scheduler:
         for call in batch:
             if call.timing is not None:
                 call.timing.ran(started - call.arrived, execution.stages, rows, len(batch))
-        self._batcher.ran(len(batch), taken)
+        self._batcher.ran(len(batch), taken, started + taken)
         if execution.failure is not None:
             self._suspect(slot, execution.failure)
             return

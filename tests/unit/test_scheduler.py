@@ -653,11 +653,11 @@ def test_a_failed_batch_is_not_run_again_if_the_model_says_so() -> None:
 
 
 def test_an_idle_instance_waits_for_more_where_that_pays_and_no_longer() -> None:
-    bench = Bench(batching=Batching(4, longest_delay=WAIT))
+    bench = Bench(batching=Batching(4, longest_delay=0.2))
     for _ in range(3):  # runs that take a while, and requests at once behind them
         running = bench.occupy()
         others = [bench.queue(call(1.0)) for _ in range(4)]
-        threading.Event().wait(0.1)
+        threading.Event().wait(0.4)
         bench.release(2)
         for future in (running, *others):
             future.result(WAIT)
