@@ -99,7 +99,8 @@ class Batcher:
         pool = slot.pool
         if pool.brief or not self.queue or self._prefers:
             return True
-        return stacking_pays(pool.costs[leader.signature], self._arrivals.rate(now), self._pools.in_service)
+        cost, rate = pool.costs[leader.signature], self._arrivals.rate(now)
+        return stacking_pays(cost, rate, self._pools.in_service, len(self.queue))
 
     def ran(self, requests: int, seconds: float, now: float) -> None:
         """Takes in a run that has just ended."""

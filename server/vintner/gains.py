@@ -8,7 +8,8 @@ behind them before the queue is empty again, and the sum of all latencies is les
     fixed * (1 + load) > each * (1 - load)
 
 So a network whose runs cost much at any size is always batched, one whose rows cost what they cost alone never, and
-one between the two where it is busy.
+one between the two where it is busy. How busy it is, the arrivals of the last second tell, or sooner the queue: that
+load / (1 - load) requests wait is what is to be expected.
 """
 
 from __future__ import annotations
@@ -109,12 +110,12 @@ class Arrivals:
         return self._rows * math.exp((self._at - now) / SPAN)
 
 
-def stacking_pays(cost: RunCost, rate: float, instances: int) -> bool:
-    """Whether requests are to be run in one batch, with so many rows coming in a second."""
+def stacking_pays(cost: RunCost, rate: float, instances: int, waiting: int = 0) -> bool:
+    """Whether requests are to be run in one batch, with so many rows coming in a second, and as many waiting."""
     fixed, each = cost.fixed, cost.each
     if fixed < NOTICEABLE * (fixed + each):
         return False
-    load = utilisation(cost, rate, instances)
+    load = max(utilisation(cost, rate, instances), waiting / (waiting + 1))
     return fixed * (1 + load) >= each * (1 - load)
 
 

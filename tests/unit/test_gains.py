@@ -86,6 +86,11 @@ def test_a_batch_pays_if_those_behind_it_gain_more_than_those_in_it_lose(
     assert stacking_pays(cost(fixed, each), rate, 1) is pays
 
 
+@pytest.mark.parametrize(("waiting", "pays"), [(0, False), (1, False), (2, True), (9, True)])
+def test_a_queue_tells_sooner_than_the_rate_that_it_is_busy(waiting: int, pays: bool) -> None:
+    assert stacking_pays(cost(0.010, 0.035), 0.0, 1, waiting) is pays
+
+
 def test_several_instances_are_less_busy() -> None:
     assert stacking_pays(cost(0.01, 0.03), 20.0, 1)
     assert not stacking_pays(cost(0.01, 0.03), 20.0, 2)
