@@ -44,9 +44,12 @@ class NumericFeed:
 
     `ov.Tensor(array, shared_memory=True)` refuses a read-only array. The constructor with shape and type takes it,
     keeps no reference and knows BF16, so it serves for all; OpenVINO does not write to inputs.
+
+    The request's own tensor is set by hand, too. One that never was is copied by OpenVINO to where its graph has its
+    input, and if another request of the graph was lent an array before, that is the array's memory, long since freed.
     """
 
-    __slots__ = ("_index", "_lent", "_memory", "_own", "_request", "_type")
+    __slots__ = ("_index", "_memory", "_own", "_request", "_type")
 
     def __init__(self, request: ov.InferRequest, index: int) -> None:
         self._request = request
@@ -54,7 +57,6 @@ class NumericFeed:
         self._own = request.get_input_tensor(index)
         self._type = self._own.get_element_type()
         self._memory: Array | None = None
-        self._lent = False
 
     def give(self, array: Array) -> None:
         if array.nbytes >= SHARED_FROM:
@@ -67,15 +69,12 @@ class NumericFeed:
 
     def _lend(self, array: Array) -> None:
         self._request.set_input_tensor(self._index, ov.Tensor(array, array.shape, self._type))
-        self._lent = True
         self._memory = None
 
     def _reserve(self, array: Array) -> Array:
-        if self._lent:
-            self._request.set_input_tensor(self._index, self._own)
-            self._lent = False
         if tuple(self._own.shape) != array.shape:
             self._own.shape = array.shape
+        self._request.set_input_tensor(self._index, self._own)
         self._memory = self._own.data.view(array.dtype)
         return self._memory
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -448,3 +450,40 @@ def test_other_threads_run_while_openvino_computes(backend: OpenVINOBackend, tmp
     computing.clear()
     counter.join()
     assert len(counted) > 1000
+
+
+MIXED_SIZES = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from vintner.backend import LoadSpec
+from vintner_backends.openvino import OpenVINOBackend
+
+model = OpenVINOBackend().load(LoadSpec(Path(sys.argv[1]), cores=2, rows=-1, instances=2, precision="f32"))
+random = np.random.default_rng(0)
+images = [random.random((rows, 8, 56, 56), np.float32) for rows in (1, 4, 2, 6)]
+expected = [model.instances[0].run({"input": image})["output"] for image in images]
+
+def run(instance, order):
+    for _ in range(400):
+        for number in order:
+            output = instance.run({"input": images[number].copy()})["output"]
+            assert np.allclose(output, expected[number], atol=1e-3), number
+
+threads = [threading.Thread(target=run, args=pair) for pair in zip(model.instances, ((0, 1, 2, 3), (0, 2, 3, 1)))]
+failures = []
+threading.excepthook = lambda args: failures.append(args.exc_value)
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+sys.exit(bool(failures))
+"""
+
+
+def test_an_array_that_was_lent_to_one_request_is_not_written_to_by_another(tmp_path: Path) -> None:
+    """In a process of its own: it wrote to freed memory, and the process died of that sooner or later."""
+    path = openvino_heavy(tmp_path, width=8, layers=2)
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", MIXED_SIZES, str(path)], timeout=100, check=False)
+        assert done.returncode == 0
