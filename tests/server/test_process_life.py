@@ -129,9 +129,12 @@ def test_an_empty_repository_is_served_and_ends(start: Any, tmp_path: Path) -> N
     assert server.terminate() == 0
 
 
-def test_a_signal_that_finds_the_main_thread_elsewhere_ends_the_server(start: Any, repository: Path) -> None:
+def test_a_signal_that_finds_the_main_thread_elsewhere_ends_the_server(start: Any, tmp_path: Path) -> None:
     """It may come at any time, also just before that thread falls asleep; or in another thread, as here."""
-    server = start(repository)
+    (tmp_path / "nothing").mkdir()
+    server = start(tmp_path / "nothing")
+    for _ in range(20):  # by then the main thread sleeps, and nothing else will wake it
+        assert server.request("GET", "/v2/health/live")[0] == 200
     process = server.process.pid
     threads = [int(task.name) for task in Path(f"/proc/{process}/task").iterdir()]
     other = next(one for one in threads if one != process and not _blocks(process, one, signal.SIGTERM))
