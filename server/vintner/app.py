@@ -12,11 +12,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from enum import Enum, auto
-from queue import SimpleQueue
+from contextlib import suppress
 from threading import Thread
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from vintner import __version__, logs, memory
 from vintner.backend import Backends
@@ -33,57 +32,68 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SETTLED: Final = b"\0"
+"""No signal has this number."""
+
 GRPC_EXPERIMENTS = "-event_engine_listener"
 """grpc's newer listener costs a fifth of a synchronous Python server's calls (measured); read when grpc is imported."""
 
 
 def serve(config: ServerConfig) -> int:
-    """Serves until SIGTERM or SIGINT, and returns the exit code. Raises ConfigError if it cannot start."""
+    """Serves until SIGTERM or SIGINT, then ends the process with its code. Raises ConfigError if it cannot start."""
     logs.configure(config.log_level, config.log_format)
     memory.keep_freed_buffers()
-    wakes = _catch_signals()
+    wakes = _Wakes()
     server = _Server(config)
-    server.start(lambda: wakes.put(Wake.SETTLED))
+    server.start(wakes.settled)
     reported = False
-    while wakes.get() is Wake.SETTLED:  # a signal may come first: a model may take minutes to load
+    while not wakes.wait_for_signal():  # a signal may come first: a model may take minutes to load
         if not reported:
             server.report()
             reported = True
     finished = server.stop()
     if not finished:
-        # Threads that still run a model cannot be ended from here, and the interpreter would wait for them.
         logger.error("gave up on work that was still running after %g s", config.exit_timeout_seconds)
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(1)
-    return 0
+    _exit(0 if finished else 1)
 
 
-class Wake(Enum):
-    """What the main thread waits for."""
+def _exit(code: int) -> NoReturn:
+    """Ends the process, but not by way of the interpreter's own end: that would wait for loads, and be aborted by a
+    thread that comes back from a runtime's code meanwhile, as from a run that was given up."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
 
-    SETTLED = auto()
-    """Every model has been loaded or has failed."""
-    SIGNAL = auto()
 
+class _Wakes:
+    """What the main thread waits for: that every model has been loaded or has failed, and SIGTERM or SIGINT.
 
-def _catch_signals() -> SimpleQueue[Wake]:
-    """The first SIGTERM or SIGINT comes through the queue, a second one ends the process.
-
-    A SimpleQueue, because unlike an Event it can be used in a handler that interrupts its own `get`.
+    Both come through a pipe, into which Python writes a signal's number in whatever thread the system delivers it, at
+    once. A lock or a queue would not do: a signal that comes just before the main thread falls asleep does not wake it.
+    A second signal ends the process.
     """
-    wakes: SimpleQueue[Wake] = SimpleQueue()
-    seen: list[int] = []
 
-    def caught(number: int, frame: FrameType | None) -> None:
-        if seen:
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._seen = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._caught)
+
+    def _caught(self, number: int, frame: FrameType | None) -> None:
+        if self._seen:
             os._exit(128 + number)
-        seen.append(number)
-        wakes.put(Wake.SIGNAL)
+        self._seen = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, caught)
-    return wakes
+    def settled(self) -> None:
+        """Every model has been loaded or has failed. Threads: any."""
+        with suppress(BlockingIOError):  # it has been told often enough
+            os.write(self._writer, SETTLED)
+
+    def wait_for_signal(self) -> bool:
+        """False if it is only that the models are settled."""
+        return os.read(self._reader, 1) != SETTLED
 
 
 class _Server:

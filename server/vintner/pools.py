@@ -86,8 +86,13 @@ class Opening:
         self.retired = False
 
     @property
+    def occupied(self) -> bool:
+        """Whether a thread is in it."""
+        return any(slot.busy for slot in self.slots)
+
+    @property
     def to_be_closed(self) -> bool:
-        return self.retired and self.close is not None and not any(slot.busy for slot in self.slots)
+        return self.retired and self.close is not None and not self.occupied
 
 
 def let_go(*openings: Opening | None) -> None:
@@ -114,6 +119,8 @@ class Pool:
         self.device = device
         self.reopen = reopen
         self.opening = Opening(self, instances, close)
+        self.former: list[Opening] = []
+        """Retired ones that threads are in."""
         self.idle = list(self.opening.slots)
         self.runs = 0
         self.mean = math.inf
@@ -130,6 +137,11 @@ class Pool:
     @property
     def in_service(self) -> int:
         return sum(slot.in_service for slot in self.opening.slots)
+
+    @property
+    def slots(self) -> Iterator[Slot]:
+        """All that a thread may be in."""
+        return (slot for opening in (self.opening, *self.former) for slot in opening.slots)
 
     @property
     def state(self) -> PoolState:
@@ -166,6 +178,8 @@ class Pool:
         former.retired = True
         for slot in former.slots:
             slot.in_service = False
+        if former.occupied:
+            self.former.append(former)
         self.opening = Opening(self, instances, close)
         self.idle = list(self.opening.slots)
         self.fault = ""
@@ -202,11 +216,11 @@ class Pools:
     @property
     def at_rest(self) -> bool:
         """Whether no thread is in any instance, but for those whose run was given up."""
-        return not any(slot.busy and not slot.lost for pool in self._pools for slot in pool.opening.slots)
+        return not any(slot.busy and not slot.lost for pool in self._pools for slot in pool.slots)
 
     def busy(self) -> Iterator[Slot]:
         """The slots that run a batch."""
-        return (slot for pool in self._pools for slot in pool.opening.slots if slot.batch)
+        return (slot for pool in self._pools for slot in pool.slots if slot.batch)
 
     # -- the choice ------------------------------------------------------------------------------------------
 
@@ -237,6 +251,8 @@ class Pools:
         if slot.in_service:
             slot.pool.idle.append(slot)
             return False
+        if slot.opening in slot.pool.former and not slot.opening.occupied:
+            slot.pool.former.remove(slot.opening)
         return slot.opening.to_be_closed
 
     def ahead(self, pool: Pool, now: float) -> int:
@@ -307,8 +323,8 @@ class Pools:
         slot.end()
 
     def restore(self, slot: Slot) -> bool:
-        """Puts a slot back into service, unless its opening is retired; as `put`."""
-        slot.in_service = not slot.opening.retired
+        """Puts a slot back into service, unless it was lost or its opening is retired; as `put`."""
+        slot.in_service = not slot.opening.retired and not slot.lost
         slot.failures = 0
         return self.discard(slot)
 

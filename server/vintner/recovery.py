@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from vintner.alarms import Alarm
 from vintner.backend import Instance, LoadedModel
 from vintner.pools import Pool, Slot
 from vintner.types import Array
@@ -76,33 +77,42 @@ class Recovery:
 
     def examine(self, slot: Slot) -> None:
         """Restores a slot that was taken out if it is fit, or discards it and opens its pool anew."""
-        self._scheduler.threads.alarms.set(time.monotonic() + PATIENCE, lambda: self._overdue(slot))
-        self._scheduler.threads.workers.submit(self._examine, slot)
+        alarm = self._scheduler.threads.alarms.set(time.monotonic() + PATIENCE, lambda: self._overdue(slot))
+        self._scheduler.threads.workers.submit(self._examine, slot, alarm)
 
     def reopen(self, pool: Pool) -> None:
         """Opens a pool anew, again and again until it succeeds."""
         if pool.reopen is None:
             return
+        # Also where it is being opened already: when that began, another instance may have been left.
+        self._scheduler.threads.alarms.set(time.monotonic() + PATIENCE, self._scheduler.despair)
         with self._lock:
             if pool in self._reopening:
                 return
             self._reopening.add(pool)
         logger.warning("instances on %s are opened anew: %s", pool.device, pool.fault)
-        self._scheduler.threads.alarms.set(time.monotonic() + PATIENCE, self._scheduler.despair)
         self._scheduler.threads.workers.submit(self._attempt, pool, FIRST_PAUSE)
 
-    def _examine(self, slot: Slot) -> None:
+    def _examine(self, slot: Slot, alarm: Alarm) -> None:
         try:
             self._try(slot.instance)
+            fit = True
         except BaseException:  # some runtimes' panics, and SystemExit, are no Exceptions
-            self._scheduler.discard(slot)
-            self.reopen(slot.pool)
-        else:
+            fit = False
+        self._scheduler.threads.alarms.cancel(alarm)
+        if fit:
             self._scheduler.restore(slot)
+            return
+        self._scheduler.discard(slot)
+        self._replace(slot)
 
     def _overdue(self, slot: Slot) -> None:
-        if slot.examined:
-            slot.lost = True
+        if self._scheduler.lose(slot):
+            self._replace(slot)
+
+    def _replace(self, slot: Slot) -> None:
+        """Opens a slot's pool anew, unless that was done since the slot was taken out."""
+        if not slot.opening.retired:
             self.reopen(slot.pool)
 
     def _try(self, instance: Instance) -> None:

@@ -223,8 +223,8 @@ class Scheduler:
             return False
         if self._order is not None and not ran:
             self._order.leave(call)
+        call.result = result  # before the state, at which those look who answer in order, without this lock
         call.state = "done"
-        call.result = result
         self._running.discard(call)
         return True
 
@@ -301,9 +301,15 @@ class Scheduler:
     def lead(self, slot: Slot) -> Slot | None:
         """Cuts a batch, runs it, answers its members. Returns the slot that the caller has to go on with, if any."""
         following = self._lead(slot)
-        if following is None and self._when_idle is not None:
-            self._tell_idle()
+        if following is None:
+            self.look_idle()
         return following
+
+    def look_idle(self) -> None:
+        """To be called by a turn that ends or waits for resources: a model that is unloaded has no use for those."""
+        if self._when_idle is not None:
+            self._recall()
+            self._tell_idle()
 
     def _lead(self, slot: Slot) -> Slot | None:
         with self._lock:
@@ -332,7 +338,8 @@ class Scheduler:
             ended = [call for call, result in results if self._end(call, result, ran=True)]
             lost = slot.lost
             limited = self.turnstile is not None
-            stay = slot.pool.brief and not (limited and lost)
+            # An examiner may put a slot back that was taken out as soon as the lock is free: it must not be ours then.
+            stay = slot.pool.brief and not slot.examined and not (limited and lost)
             following, closing = (None, None) if stay and not limited else self._next(slot)
         turn = Turn(self, following) if following is not None else None
         # What a lost instance had was given back when it was given up.
@@ -379,10 +386,12 @@ class Scheduler:
             self._suspect(slot, execution.failure)
             return
         slot.failures = 0
-        if not slot.lost:
+        if not slot.lost and not isinstance(execution.results[0], Exception):
             self._pools.measured(slot, taken, rows, batch[0].signature)
         if self.sample is None:
-            self.sample = sample_of(batch[0].inputs)
+            ran = zip(batch, execution.results, strict=True)
+            good = next((call for call, result in ran if not isinstance(result, Exception)), None)
+            self.sample = sample_of(good.inputs) if good is not None else None
 
     def _cut(self, slot: Slot, now: float) -> tuple[list[Call], list[Call]]:
         """Takes a slot's next batch out of the queue, and what has expired before it. Needs the lock."""
@@ -428,21 +437,20 @@ class Scheduler:
         for slot in overdue:
             error = f"the model did not finish within its execution timeout of {limit:g} s"
             late += [call for call in slot.batch if self._end(call, DeadlineExceeded(error))]
+            if slot.in_service:  # or its pool was opened anew since
+                slot.pool.fault = f"a run took more than {limit:g} s"
+                self._recovery.reopen(slot.pool)
             self._pools.give_up(slot)
-            slot.pool.fault = f"a run took more than {limit:g} s"
-            self._recovery.reopen(slot.pool)
         return late
 
     def restore(self, slot: Slot) -> None:
-        """Puts an instance that was taken out back into service."""
-        if slot.lost:  # its examination took so long that its pool was opened anew
-            self.discard(slot)
-            return
+        """Puts an instance that was taken out back into service, unless it was lost or its pool opened anew since."""
         with self._lock:
             closing = slot.opening if self._pools.restore(slot) else None
-            if slot.pool.in_service == len(slot.pool.opening.slots):
-                slot.pool.fault = ""
-            self._refusal = self._refusal if self._closed else None
+            if slot.in_service:
+                if slot.pool.in_service == len(slot.pool.opening.slots):
+                    slot.pool.fault = ""
+                self._refusal = self._refusal if self._closed else None
         self._resume()
         let_go(closing)
 
@@ -453,18 +461,27 @@ class Scheduler:
         self._resume()
         let_go(closing)
 
+    def lose(self, slot: Slot) -> bool:
+        """Gives up an instance whose examination takes too long. False if that has ended."""
+        with self._lock:
+            examined = slot.examined
+            slot.lost = slot.lost or examined
+        self._tell_idle()
+        return examined
+
     def replace(self, pool: Pool, model: LoadedModel) -> None:
         """Puts a pool's newly opened model into the place of the former one, which is closed when no run is in it."""
         with self._lock:
             closed = self._closed
             former = None if closed else pool.open(model.instances, model.close)
+            closing = former if former is not None and former.to_be_closed else None
             if not closed:
                 self._refusal = None
-        if former is None:
+        if closed:
             model.close()
             return
         self._resume()
-        let_go(former if former.to_be_closed else None)
+        let_go(closing)
 
     def despair(self) -> None:
         """If no instance is in service, ends what waits and refuses what comes, until one is again."""

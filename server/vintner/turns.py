@@ -70,6 +70,7 @@ class Turn:
         """Runs one batch. True if more waits, and the turn is still this caller's."""
         turnstile = self._scheduler.turnstile
         if turnstile is not None and not turnstile.enter(self):
+            self._scheduler.look_idle()
             return False
         slot = self._scheduler.lead(self.slot)
         if slot is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from fake_backend import fake_model, write_model
 from held_backend import held
-from infer_calls import wait_until
+from infer_calls import Background, wait_until
+from model_builders import openvino_heavy
 from running_server import ROOT, RunningServer, vintner
 from tritonclient.utils import InferenceServerException
 
@@ -147,3 +149,27 @@ def test_a_request_larger_than_a_batch_is_refused_or_runs_alone_as_the_model_say
     assert outcomes["tolerant"] == [0.0, 2.0, 4.0]
     assert "batch-size must be <= 2 for 'limited', got 3" in outcomes["limited"]
     assert "batch-size must be <= 64 for 'strict', got 65" in outcomes["strict"]
+
+
+def test_the_process_ends_well_though_a_runtime_is_still_in_runs_that_were_given_up(tmp_path: Path, start: Any) -> None:
+    """Threads that come back from OpenVINO when the interpreter is ending abort the process."""
+    openvino_heavy(tmp_path / "models" / "heavy" / "1", layers=12)
+    config = "batching: false\ninstances: 2\nexecution_timeout_seconds: 0.005\n"
+    (tmp_path / "models" / "heavy" / "config.yaml").write_text(config)
+    server = start(tmp_path / "models")
+    given = triton_http.InferInput("input", [1, 64, 56, 56], "FP32")
+    given.set_data_from_numpy(np.ones((1, 64, 56, 56), np.float32))
+
+    def ask_until_the_end() -> None:
+        with triton_http.InferenceServerClient(server.http) as client:
+            while True:
+                try:
+                    with suppress(InferenceServerException):
+                        client.infer("heavy", [given])
+                except OSError:
+                    return
+
+    clients = [Background(ask_until_the_end) for _ in range(4)]
+    wait_until(lambda: server.counter("vintner_requests_total", outcome="deadline_exceeded") >= 20)
+    assert server.terminate() == 0, server.log.read_text()
+    assert all(client.outcome is None for client in clients)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -126,6 +127,25 @@ def test_an_empty_repository_is_served_and_ends(start: Any, tmp_path: Path) -> N
     server = start(tmp_path / "empty")
     assert server.ready
     assert server.terminate() == 0
+
+
+def test_a_signal_that_finds_the_main_thread_elsewhere_ends_the_server(start: Any, tmp_path: Path) -> None:
+    """It may come at any time, also just before that thread falls asleep; or in another thread, as here."""
+    (tmp_path / "nothing").mkdir()
+    server = start(tmp_path / "nothing")
+    for _ in range(20):  # by then the main thread sleeps, and nothing else will wake it
+        assert server.request("GET", "/v2/health/live")[0] == 200
+    process = server.process.pid
+    threads = [int(task.name) for task in Path(f"/proc/{process}/task").iterdir()]
+    other = next(one for one in threads if one != process and not _blocks(process, one, signal.SIGTERM))
+    assert ctypes.CDLL(None, use_errno=True).tgkill(process, other, signal.SIGTERM) == 0
+    assert server.process.wait(WAIT) == 0
+
+
+def _blocks(process: int, thread: int, number: int) -> bool:
+    status = Path(f"/proc/{process}/task/{thread}/status").read_text()
+    blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk"))
+    return bool(int(blocked, 16) >> (number - 1) & 1)
 
 
 def test_a_repository_of_faults_is_served_not_ready_and_ends(start: Any, tmp_path: Path) -> None:

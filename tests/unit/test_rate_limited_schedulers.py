@@ -19,7 +19,7 @@ from vintner.rate_limiter import Claim
 from vintner.scheduler import Health, Scheduler
 from vintner.turns import Threads
 from vintner.turnstile import Turnstiles
-from vintner.types import Array
+from vintner.types import Array, Cancellation
 
 WAIT = 10.0
 ONE = {"gpu": 1}
@@ -247,6 +247,26 @@ def test_a_model_is_idle_at_once_if_its_last_request_leaves_while_it_waits(world
     for name in ("busy", "other"):
         world.release(name)
     assert last.result(WAIT) == 2.0
+
+
+def test_a_turn_that_comes_for_resources_when_its_model_is_unloaded_does_not_wait_for_them(world: World) -> None:
+    busy, other = (world.model(name, Claim(ONE)) for name in ("busy", "other"))
+    running = world.infer(busy)
+    assert world.entered("busy")
+    cancellation = Cancellation()
+    answers: list[Result] = []
+    request = Call({"x": np.array([[1.0]])}, 1, 8, None, None, cancellation, done=answers.append)
+    turn = other.submit(request)
+    assert turn is not None
+    cancellation.cancel()
+    assert isinstance(answers[0], Cancelled)
+    idle = threading.Event()
+    other.when_idle(idle.set)
+    assert not idle.is_set(), "the turn is still to come"
+    turn.run()
+    assert idle.is_set()
+    world.release("busy")
+    assert running.result(WAIT) == 2.0
 
 
 def test_closing_ends_what_waits_and_lets_others_go_on(world: World) -> None:

@@ -11,7 +11,8 @@ import pytest
 from scheduler_calls import WAIT, Asked, call, infer, wait_until
 from vintner import recovery
 from vintner.batcher import Batching
-from vintner.errors import BackendError, DeadlineExceeded, ModelNotReady
+from vintner.call import Call
+from vintner.errors import BackendError, DeadlineExceeded, InvalidArgument, ModelNotReady
 from vintner.pools import Pool
 from vintner.scheduler import Health, Scheduler
 from vintner.types import Array, TensorSpec
@@ -23,6 +24,8 @@ class Machine:
     def __init__(self) -> None:
         self.broken = False
         self.panics = False
+        self.refuses = False
+        self.hangs_when_blank = False
         self.hangs = threading.Event()
         self.may_return = threading.Event()
         self.runs = 0
@@ -32,10 +35,12 @@ class Machine:
         self.runs += 1
         if self.seconds:
             threading.Event().wait(self.seconds)
-        if self.hangs.is_set():
+        if self.hangs.is_set() or (self.hangs_when_blank and not inputs["x"].any()):
             assert self.may_return.wait(WAIT)
         if self.panics:
             raise SystemExit("a panic")
+        if self.refuses:
+            raise InvalidArgument("not with these")
         if self.broken or np.isnan(inputs["x"]).any():
             raise BackendError("a broken machine" if self.broken else "not with that")
         return {"y": inputs["x"] * 2}
@@ -93,6 +98,13 @@ class Shop:
         assert turn is not None
         turn.pass_on()
         return request
+
+
+def lead(shop: Shop, request: Asked) -> None:
+    """Has a request that finds an instance idle run by another thread."""
+    turn = shop.scheduler.submit(request)
+    assert turn is not None
+    turn.pass_on()
 
 
 @pytest.fixture(autouse=True)
@@ -323,3 +335,160 @@ def test_an_examination_looks_like_what_once_succeeded_but_means_nothing() -> No
     assert np.array_equal(blank["x"], np.zeros((2, 3)))
     assert blank["texts"].tolist() == [b"", b""]
     assert [row.tolist() for row in blank["ragged"]] == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_a_run_that_takes_too_long_is_answered_though_its_pool_was_opened_anew_meanwhile() -> None:
+    shop = Shop(instances=2, health=Health(timeout=0.2))
+    shop.infer(1.0)
+    former = list(shop.models[0].instances)
+    opening, gate = threading.Event(), threading.Event()
+
+    def spoil(model: Model) -> None:
+        opening.set()
+        assert gate.wait(WAIT)
+
+    shop.spoil = spoil
+    for machine in former:
+        machine.hangs.set()
+    first, second = call(1.0), call(1.0)
+    lead(shop, first)
+    assert opening.wait(WAIT)
+    lead(shop, second)
+    wait_until(lambda: shop.scheduler.instances == (1, 1))
+    gate.set()
+    for request in (first, second):
+        with pytest.raises(DeadlineExceeded):
+            request.future.result(WAIT)
+    idle = threading.Event()
+    shop.scheduler.when_idle(idle.set)
+    assert idle.wait(WAIT)
+    assert shop.scheduler.faults == ""
+    assert len(shop.models) == 2, "what is not served any more is no reason to open the pool again"
+    for machine in former:
+        machine.may_return.set()
+    assert shop.models[0].closed.wait(WAIT)
+
+
+def test_a_model_is_not_idle_while_a_former_opening_of_it_runs() -> None:
+    shop = Shop(instances=2)
+    for _ in range(2):
+        shop.infer(1.0)
+    used, other = sorted(shop.models[0].instances, key=lambda machine: -machine.runs)
+    held = call(1.0)
+    used.hangs.set()
+    lead(shop, held)
+    wait_until(lambda: used.runs == 3)
+    other.broken = True
+    shop.fail(3)
+    wait_until(lambda: len(shop.models) == 2 and shop.scheduler.instances == (0, 2))
+    idle = threading.Event()
+    shop.scheduler.when_idle(idle.set)
+    assert not idle.is_set()
+    used.may_return.set()
+    assert held.future.result(WAIT) == [2.0]
+    assert idle.wait(WAIT)
+    assert shop.models[0].closed.wait(WAIT)
+
+
+def test_an_instance_that_is_restored_before_its_last_failure_was_told_is_idle_once() -> None:
+    shop = Shop()
+    for _ in range(5):
+        shop.infer(1.0)
+    assert shop.scheduler.brief
+    shop.fail(2, float("nan"))
+    told: list[int] = []
+
+    def done(result: object) -> None:
+        wait_until(lambda: shop.scheduler.instances == (0, 1))  # the examiner is faster than we are
+        told.append(len(shop.pool.idle))
+
+    turn = shop.scheduler.submit(Call({"x": np.array([[float("nan")]])}, 1, 8, done=done))
+    assert turn is not None
+    turn.run()
+    assert told == [1]
+    assert len(shop.pool.idle) == 1
+
+
+def test_inputs_that_were_refused_are_no_sample_for_an_examination() -> None:
+    shop = Shop()
+    shop.machine.refuses = True
+    with pytest.raises(InvalidArgument):
+        shop.infer(1.0, 2.0, 3.0)
+    shop.machine.refuses = False
+    assert shop.scheduler.sample is None
+    shop.infer(1.0)
+    assert shop.scheduler.sample is not None
+    assert shop.scheduler.sample["x"][0] == (1, 1)
+
+
+def test_requests_are_refused_when_the_last_instance_is_lost_while_the_pool_cannot_be_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shop = Shop(instances=2, health=Health(timeout=0.05))
+    shop.infer(1.0)
+    opening, gate, despaired = threading.Event(), threading.Event(), threading.Event()
+
+    def spoil(model: Model) -> None:
+        opening.set()
+        gate.wait(3 * WAIT)
+
+    def despair() -> None:
+        Scheduler.despair(shop.scheduler)
+        despaired.set()
+
+    monkeypatch.setattr(recovery, "PATIENCE", 0.1)
+    monkeypatch.setattr(shop.scheduler, "despair", despair)
+    shop.spoil = spoil
+    former = list(shop.models[0].instances)
+    for machine in former:
+        machine.hangs.set()
+    for _ in range(2):
+        request = call(1.0)
+        lead(shop, request)
+        with pytest.raises(DeadlineExceeded):
+            request.future.result(WAIT)
+        if not despaired.is_set():
+            assert opening.wait(WAIT)
+            assert despaired.wait(WAIT), "to no avail, for one instance is left"
+    waiting = call(1.0)
+    shop.scheduler.submit(waiting)
+    with pytest.raises(ModelNotReady):
+        waiting.future.result(WAIT)
+    gate.set()
+    for machine in former:
+        machine.may_return.set()
+
+
+def test_an_examination_that_ended_is_not_found_to_take_too_long() -> None:
+    shop = Shop()
+    shop.infer(1.0)
+    slot = shop.pool.opening.slots[0]
+    assert not shop.scheduler.lose(slot)
+    assert not slot.lost
+    slot.lost = True
+    assert not shop.scheduler.lose(slot)
+    assert slot.lost
+
+
+def test_a_model_is_idle_when_an_examination_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "PATIENCE", 0.05)
+    shop = Shop()
+    shop.infer(1.0)
+
+    def spoil(model: Model) -> None:
+        raise BackendError("no such device")
+
+    shop.spoil = spoil
+    machine = shop.machine
+    machine.broken = True
+    shop.fail(2)
+    turn = shop.scheduler.submit(request := call(1.0, float("nan")))
+    assert turn is not None
+    machine.hangs_when_blank = True
+    turn.run()
+    with pytest.raises(BackendError):
+        request.future.result(WAIT)
+    idle = threading.Event()
+    shop.scheduler.when_idle(idle.set)
+    assert idle.wait(WAIT)
+    machine.may_return.set()

@@ -625,6 +625,29 @@ def test_answers_come_in_the_order_of_arrival_if_the_model_asks_for_it() -> None
     assert order == [0, 1, 2, 3]
 
 
+class Overtaken(Asked):
+    """Another thread looks for what can be answered in order just before this one's result is noted."""
+
+    scheduler: Scheduler | None = None
+
+    @property
+    def result(self) -> Result:
+        return self.__dict__["noted"]
+
+    @result.setter
+    def result(self, result: Result) -> None:
+        if self.scheduler is not None and self.scheduler._order is not None:
+            self.scheduler._order.answer()
+        self.__dict__["noted"] = result
+
+
+def test_an_answer_in_order_is_not_given_before_it_is_there() -> None:
+    scheduler = Scheduler([Pool([Gated(open_gate=True)])], batching=Batching(1, in_order=True))
+    request = Overtaken(1.0)
+    request.scheduler = scheduler
+    assert infer(scheduler, request) == [2.0]
+
+
 def test_a_request_that_leaves_the_queue_holds_up_no_answers() -> None:
     bench = Bench(batching=Batching(1, in_order=True))
     running = bench.occupy()
