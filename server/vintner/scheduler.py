@@ -67,8 +67,10 @@ class Scheduler:
         threads: Threads | None = None,
         health: Health | None = None,
         claim: Claim | None = None,
+        name: str = "the model",
     ) -> None:
-        """Raises LoadError if the claim is for more of a resource than there is."""
+        """`name` is for the log. Raises LoadError if the claim is for more of a resource than there is."""
+        self.name = name
         self.threads = threads or Threads()
         self.turnstile: Turnstile[Turn] | None = self.threads.turnstiles.open(claim) if claim else None
         self._lock = Lock()
@@ -185,7 +187,7 @@ class Scheduler:
         if self._queue.max_rows > 1:
             self._queue.max_rows = 1
             self.unbatched = reason
-            logger.warning("served unbatched from now on: %s", reason)
+            logger.warning("%s is served unbatched from now on: %s", self.name, reason)
 
     def close(self) -> None:
         """Refuses new calls and answers the ones that wait. Instances that run are left to their leaders."""
