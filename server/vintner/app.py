@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Thread
 from types import FrameType
@@ -21,6 +21,7 @@ from vintner import __version__, logs, memory
 from vintner.backend import Backends
 from vintner.config import ServerConfig
 from vintner.cores import available_cores
+from vintner.errors import ConfigError
 from vintner.manager import Manager
 from vintner.repository import scan
 from vintner.response_cache import ResponseCache
@@ -114,7 +115,7 @@ class _Server:
             cache_dir=config.cache_dir,
             load_threads=config.model_load_threads,
             cache=ResponseCache(config.response_cache_bytes) if config.response_cache_bytes else None,
-            resources=dict(config.rate_limit_resource),
+            resources=_by_name(config.rate_limit_resource),
         )
         self._service = Service(
             self._manager,
@@ -187,3 +188,13 @@ def _all_within(deadline: float, *stops: Callable[[], None]) -> bool:
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     return not any(thread.is_alive() for thread in threads)
+
+
+def _by_name(resources: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Raises ConfigError for a resource that is given twice."""
+    counts: dict[str, int] = {}
+    for name, count in resources:
+        if name in counts:
+            raise ConfigError(f"--rate-limit-resource: '{name}' is given twice, as {counts[name]} and as {count}")
+        counts[name] = count
+    return counts

@@ -82,6 +82,12 @@ def _instances(given: object) -> object:
     return given
 
 
+def _some_pools(given: object) -> object:
+    if given == []:
+        raise _unfit("at least one pool, such as {device: CPU}", given)
+    return given
+
+
 def _size(given: object) -> int:
     kind = option_kinds.size()
     try:
@@ -317,7 +323,7 @@ class ModelConfig(Section):
     streams: Count | None = None
     threads: Count | None = None
     cores: Cores | None = None
-    pools: Annotated[tuple[PoolConfig, ...], Field(min_length=1)] | None = None
+    pools: Annotated[tuple[PoolConfig, ...], BeforeValidator(_some_pools)] | None = None
     execution_timeout_seconds: Seconds | None = None
     reopen_after_failures: Count = 3
     core_weight: Annotated[float, Field(ge=0.001, le=1000)] | None = None
@@ -394,6 +400,8 @@ def parse_model_config(document: Mapping[str, Any], origin: str) -> ModelConfig:
 def _problem(error: Mapping[str, Any]) -> str:
     """One line for one of pydantic's errors: where, what was expected, what is there."""
     place = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
+        return f"{place}: expected a value, there is none"
     cause = error.get("ctx", {}).get("error")
     problem = str(cause) if cause else f"{_expectation(error['msg'])}, got {_shown(error['input'])}"
     return f"{place}: {problem}" if place else problem
@@ -402,9 +410,8 @@ def _problem(error: Mapping[str, Any]) -> str:
 def _expectation(message: str) -> str:
     """Pydantic's "Input should be a valid dictionary or instance of X", in the words of YAML."""
     message = re.sub(r" or instance of \w+$", "", message)
-    message = re.sub(r"^\w+ should (be|have) ", "expected ", message).replace(
-        "expected greater", "expected a number greater"
-    )
+    message = re.sub(r"^\w+ should (be|have) ", "expected ", message)
+    message = re.sub(r"^expected (?=greater|less)", "expected a number ", message)
     return message.replace("valid dictionary", "mapping").replace("valid tuple", "list")
 
 

@@ -40,7 +40,7 @@ def open_model(load: Load, spec: LoadSpec, config: ModelConfig, directory: Path)
         return static
     try:
         dynamic = _with_any_rows(load, spec, static, config, directory)
-    except Exception as exc:  # the model that is there is good; whatever ails the other one must not spoil it
+    except BaseException as exc:  # the model that is there is good; whatever ails the other one must not spoil it
         if config.batching.max_batch_size is not None:
             _discard(static)
             raise LoadError(
@@ -103,5 +103,5 @@ def _check_free(static: Sequence[TensorSpec], dynamic: Sequence[TensorSpec]) -> 
 def _discard(model: LoadedModel) -> None:
     try:
         model.close()
-    except Exception:
+    except BaseException:
         logger.exception("a model that is not served failed to close")

@@ -93,7 +93,7 @@ def _parse_boolean(text: str) -> bool:
 
 def _parse_resource(text: str) -> tuple[str, int]:
     name, _, count = text.rpartition(":")
-    if not name:
+    if not name or "," in name:  # several of them in one flag
         raise ValueError(text)
     return name, _within(int(count), 1, None)
 

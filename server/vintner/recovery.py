@@ -90,7 +90,7 @@ class Recovery:
             if pool in self._reopening:
                 return
             self._reopening.add(pool)
-        logger.warning("instances on %s are opened anew: %s", pool.device, pool.fault)
+        logger.warning("%s: instances on %s are opened anew: %s", self._scheduler.name, pool.device, pool.fault)
         self._scheduler.threads.workers.submit(self._attempt, pool, FIRST_PAUSE)
 
     def _examine(self, slot: Slot, alarm: Alarm) -> None:
@@ -126,7 +126,13 @@ class Recovery:
         try:
             model = self._open(pool)
         except BaseException as exc:
-            logger.error("instances on %s could not be opened anew, next try in %g s: %s", pool.device, pause, exc)
+            logger.error(
+                "%s: instances on %s could not be opened anew, next try in %g s: %s",
+                self._scheduler.name,
+                pool.device,
+                pause,
+                exc,
+            )
             self._scheduler.despair()
             longer = min(2 * pause, LONGEST_PAUSE)
             self._scheduler.threads.alarms.set(time.monotonic() + pause, lambda: self._again(pool, longer))
@@ -134,7 +140,7 @@ class Recovery:
         with self._lock:
             self._reopening.discard(pool)
         self._scheduler.replace(pool, model)
-        logger.warning("instances on %s are back in service", pool.device)
+        logger.warning("%s: instances on %s are back in service", self._scheduler.name, pool.device)
 
     def _again(self, pool: Pool, pause: float) -> None:
         self._scheduler.threads.workers.submit(self._attempt, pool, pause)

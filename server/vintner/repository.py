@@ -131,7 +131,7 @@ def load_specs(source: ModelSource, version: int, path: Path, cores: int, cache_
     of its own below `cache_dir`, so equal file names never meet there. Raises ConfigError for cores that are not there.
     """
     configs = source.config.in_pools()
-    chosen = [parse_cores(config.cores) if config.cores else frozenset() for config in configs]
+    chosen = [_chosen_cores(config) for config in configs]
     sharing = sum(not own and uses_cpu(config.device) for config, own in zip(configs, chosen, strict=True))
     share = max(1, (cores - len(frozenset().union(*chosen))) // max(1, sharing))
     cache = cache_dir / source.name / str(version) if cache_dir is not None else None
@@ -139,6 +139,13 @@ def load_specs(source: ModelSource, version: int, path: Path, cores: int, cache_
         _load_spec(config, path, min(cores, len(own)) or (share if uses_cpu(config.device) else cores), own, cache)
         for config, own in zip(configs, chosen, strict=True)
     ]
+
+
+def _chosen_cores(config: ModelConfig) -> frozenset[int]:
+    try:
+        return parse_cores(config.cores) if config.cores else frozenset()
+    except ConfigError as exc:
+        raise ConfigError(f"cores: {exc}") from exc
 
 
 def _load_spec(

@@ -67,8 +67,10 @@ class Scheduler:
         threads: Threads | None = None,
         health: Health | None = None,
         claim: Claim | None = None,
+        name: str = "the model",
     ) -> None:
-        """Raises LoadError if the claim is for more of a resource than there is."""
+        """`name` is for the log. Raises LoadError if the claim is for more of a resource than there is."""
+        self.name = name
         self.threads = threads or Threads()
         self.turnstile: Turnstile[Turn] | None = self.threads.turnstiles.open(claim) if claim else None
         self._lock = Lock()
@@ -141,9 +143,12 @@ class Scheduler:
                 if call.state == "done":
                     return None
                 return self._enqueue(call)
-        except Exception:
+        except Exception as exc:
             if call.watched and call.cancellation is not None:
                 call.cancellation.on_cancel(None)  # or the two would keep each other
+            with self._lock:  # it may be queued already, if no thread could be started for the clock
+                self._queue.remove(call)
+                self._end(call, exc)
             raise
 
     def _enqueue(self, call: Call) -> Turn | None:
@@ -185,7 +190,7 @@ class Scheduler:
         if self._queue.max_rows > 1:
             self._queue.max_rows = 1
             self.unbatched = reason
-            logger.warning("served unbatched from now on: %s", reason)
+            logger.warning("%s is served unbatched from now on: %s", self.name, reason)
 
     def close(self) -> None:
         """Refuses new calls and answers the ones that wait. Instances that run are left to their leaders."""

@@ -78,6 +78,7 @@ class Servable:
             threads=threads,
             health=Health(config.reopen_after_failures, config.execution_timeout_seconds),
             claim=claim,
+            name=f"model '{name}' version {version}",
         )
         self._policy = QueuePolicy(config.queue)
         self._cache = cache.share(self.metrics.cache) if cache is not None and config.response_cache else None

@@ -145,6 +145,7 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
     """The same in the keys of a `config.yaml`; None stands for a default."""
     parameters = {key: parameter.string_value for key, parameter in config.parameters.items()}
     reshape = parameters.pop("RESHAPE_IO_LAYERS", "NO").upper() == "YES"
+    target = parameters.get("TARGET_DEVICE")
     batched = config.max_batch_size > 0
     backend = _backend(config)
     level = GRAPH_LEVELS.get(config.optimization.graph.level) if backend == "onnxruntime" else None
@@ -161,8 +162,8 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
         "version_policy": _version_policy(config.version_policy),
         "warmup": [_warmup(sample, batched) for sample in config.model_warmup],
         "backend_options": {"graph_optimization": level} if level else None,
-        "rate_limiter": _rate_limiter(config.instance_group, path),
-        **_instances(config.instance_group),
+        "rate_limiter": _rate_limiter(config.instance_group, target, path),
+        **_instances(config.instance_group, target),
         **_parameters(parameters, path),
     }
 
@@ -272,25 +273,31 @@ def _version_policy(policy: model_config_pb2.ModelVersionPolicy) -> object:
     return None
 
 
-def _instances(groups: Sequence[model_config_pb2.ModelInstanceGroup]) -> dict[str, Any]:
-    """A model is on one device here, so groups may only differ in their counts."""
-    devices = {_device(group) for group in groups}
-    if len(devices) > 1:
-        raise ConfigError(f"instance_group: a model is served on one device, not on {' and '.join(sorted(devices))}")
-    return {"device": next(iter(devices), None), "instances": sum(group.count for group in groups) or None}
+def _instances(groups: Sequence[model_config_pb2.ModelInstanceGroup], target: str | None) -> dict[str, Any]:
+    """On one device the model's own keys; on several a pool for each, in the order of the file."""
+    counts: dict[str, int] = {}
+    for group in groups:
+        for device in _devices(group, target):
+            counts[device] = counts.get(device, 0) + group.count
+    pools = [{"device": device, "instances": count or None} for device, count in counts.items()]
+    return {"pools": pools} if len(pools) > 1 else next(iter(pools), {})
 
 
-def _device(group: model_config_pb2.ModelInstanceGroup) -> str:
+def _devices(group: model_config_pb2.ModelInstanceGroup, target: str | None) -> tuple[str, ...]:
+    """Where a group has `count` instances each; `target`, what the parameter TARGET_DEVICE says, goes before."""
+    if target is not None:
+        return (target,)
     if group.kind != model_config_pb2.ModelInstanceGroup.KIND_GPU:
-        return "CPU"
-    if len(group.gpus) > 1:
-        raise ConfigError("instance_group.gpus: a model is served on one GPU")
-    return f"GPU.{group.gpus[0]}" if group.gpus else "GPU"
+        return ("CPU",)
+    return tuple(f"GPU.{number}" for number in group.gpus) or ("GPU",)
 
 
-def _rate_limiter(groups: Sequence[model_config_pb2.ModelInstanceGroup], path: Path) -> dict[str, Any] | None:
+def _rate_limiter(
+    groups: Sequence[model_config_pb2.ModelInstanceGroup], target: str | None, path: Path
+) -> dict[str, Any] | None:
     """A resource that is not `global` is there once for each device, so a GPU's name goes into its name."""
-    limits = [_limit(group) for group in groups]
+    devices = list(dict.fromkeys(device for group in groups for device in _devices(group, target)))
+    limits = [_limit(group, devices) for group in groups]
     if any(limit != limits[0] for limit in limits):
         raise ConfigError("instance_group.rate_limiter: all groups of a model need the same")
     if not limits or not limits[0]["resources"]:
@@ -300,11 +307,17 @@ def _rate_limiter(groups: Sequence[model_config_pb2.ModelInstanceGroup], path: P
     return limits[0]
 
 
-def _limit(group: model_config_pb2.ModelInstanceGroup) -> dict[str, Any]:
+def _limit(group: model_config_pb2.ModelInstanceGroup, devices: Sequence[str]) -> dict[str, Any]:
     resources: dict[str, int] = {}
     for resource in group.rate_limiter.resources:
-        everywhere = getattr(resource, "global") or _device(group) == "CPU"
-        name = resource.name if everywhere else f"{resource.name}@{_device(group)}"
+        name = resource.name
+        if not getattr(resource, "global") and devices != ["CPU"]:
+            if len(devices) > 1:
+                raise ConfigError(
+                    f"instance_group.rate_limiter: resource '{name}' has to be `global: true`, for all runs of a model"
+                    f" claim the same, and this one is on {' and '.join(devices)}"
+                )
+            name = f"{name}@{devices[0]}"
         if name in resources:
             raise ConfigError(f"instance_group.rate_limiter: resource '{resource.name}' is there twice")
         resources[name] = resource.count

@@ -1,6 +1,6 @@
 """`vintner validate`: tries everything that a repository asks for, and serves nothing.
 
-Each version is really loaded, one after the other, with one core and one instance, and closed again. Invariant: every
+Each version is really loaded, one after the other, with all cores and one instance, and closed again. Invariant: every
 model and every selected version is in exactly one finding.
 """
 
@@ -14,6 +14,7 @@ from vintner.backend import Backends
 from vintner.cores import available_cores
 from vintner.errors import OperatorError
 from vintner.manager import open_servable
+from vintner.model_config import ModelConfig
 from vintner.repository import ModelSource, scan
 from vintner.types import TensorSpec
 
@@ -47,13 +48,21 @@ def _try_versions(source: ModelSource, backends: Backends) -> Iterator[Finding]:
 
 
 def _try(source: ModelSource, version: int, backends: Backends) -> str:
-    pools = source.config.pools and tuple(pool.model_copy(update={"instances": 1}) for pool in source.config.pools)
-    single = replace(source, config=source.config.model_copy(update={"instances": 1, "pools": pools}))
-    servable = open_servable(single, version, backends, cores=available_cores(), cache_dir=None)
+    servable = open_servable(
+        replace(source, config=_reduced(source.config)), version, backends, cores=available_cores(), cache_dir=None
+    )
     try:
         return f"{servable.platform}  {_described(servable.inputs)} -> {_described(servable.outputs)}"
     finally:
         servable.close()
+
+
+def _reduced(config: ModelConfig) -> ModelConfig:
+    """With one instance in each pool, but where cores are chosen: there a backend may need one for each of them."""
+    if any(pool.cores for pool in config.in_pools()):
+        return config
+    pools = config.pools and tuple(pool.model_copy(update={"instances": 1}) for pool in config.pools)
+    return config.model_copy(update={"instances": 1, "pools": pools})
 
 
 def _described(specs: Sequence[TensorSpec]) -> str:

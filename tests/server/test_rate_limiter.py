@@ -14,7 +14,7 @@ import tritonclient.http as triton_http
 from fake_backend import fake_model, write_model
 from held_backend import JOURNAL, held
 from infer_calls import Background, wait_for_queued, wait_until
-from running_server import RunningServer
+from running_server import RunningServer, vintner
 
 PROTOCOLS = ("grpc", "http")
 REQUESTS = 12
@@ -119,3 +119,9 @@ def test_tritons_configuration_of_a_model_shows_its_claim(server: RunningServer)
         "resources": [{"name": "licence", "global": True, "count": 1}],
         "priority": 2,
     }
+
+
+def test_a_resource_that_is_given_twice_is_refused(models: Path) -> None:
+    run = vintner("serve", "--model-repository", str(models), *["--rate-limit-resource", "licence:2"] * 2)
+    assert run.returncode == 1
+    assert "--rate-limit-resource: 'licence' is given twice" in run.stderr

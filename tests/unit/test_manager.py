@@ -341,8 +341,9 @@ def test_cores_that_are_not_there_fail_the_load(tmp_path: Path) -> None:
     configured(tmp_path, a="cores: '0-99999'", b="pools: [{cores: all}]")
     world.settle().stop(WAIT)
     reasons = {entry.name: entry.reason for entry in world.manager.index()}
+    assert reasons["a"].startswith("cores: core ")
     assert "of '0-99999' is not available; this process may use" in reasons["a"]
-    assert reasons["b"] == "expected cores such as 0-7, 0,2-3 or numa:0, got 'all'"
+    assert reasons["b"] == "cores: expected cores such as 0-7, 0,2-3 or numa:0, got 'all'"
 
 
 def test_of_more_models_than_cores_no_more_run_than_there_are_cores(tmp_path: Path) -> None:

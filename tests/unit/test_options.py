@@ -236,7 +236,7 @@ def test_resources_in_the_environment_are_separated_by_commas() -> None:
     assert config.rate_limit_resource == (("gpu", 2), ("disk", 1))
 
 
-@pytest.mark.parametrize("text", ["gpu", "gpu:0", ":2", "gpu:two"])
+@pytest.mark.parametrize("text", ["gpu", "gpu:0", ":2", "gpu:two", "gpu:1,disk:2"])
 def test_a_resource_without_a_name_or_a_number_of_units_is_refused(text: str) -> None:
     expected = "expected a resource and how many units there are, such as disk:2, got"
     assert message("--rate-limit-resource", text) == f"--rate-limit-resource: {expected} {text!r}"

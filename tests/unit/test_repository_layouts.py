@@ -378,6 +378,19 @@ def test_validation_describes_a_good_model_in_the_names_that_it_is_served_by(
     assert (model.spec.cores, model.spec.instances, model.times_closed) == (available_cores(), 1, 1)
 
 
+def test_validation_asks_for_as_many_instances_as_serving_where_cores_are_chosen(
+    tmp_path: Path, backend: FakeBackend, backends: Backends
+):
+    core = min(os.sched_getaffinity(0))
+    write_model(tmp_path / "m" / "1")
+    pools = f"[{{cores: '{core}'}}, {{cores: '{core}', instances: 3}}, {{instances: 3}}]"
+    (tmp_path / "m" / "config.yaml").write_text(f"pools: {pools}")
+    write_model(tmp_path / "n" / "1")
+    (tmp_path / "n" / "config.yaml").write_text(f"cores: '{core}'")
+    assert [finding.problem for finding in validate(tmp_path, None, backends)] == [None, None]
+    assert [model.spec.instances for model in backend.loaded] == [None, 3, 3, None]
+
+
 def test_validation_finds_what_is_wrong_with_each_version_and_model(
     tmp_path: Path, backend: FakeBackend, backends: Backends
 ):

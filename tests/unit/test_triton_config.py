@@ -186,9 +186,23 @@ def test_instance_groups_give_device_and_count(read: Read, groups: str, device: 
     assert (config.device, config.instances) == (device, instances)
 
 
-@pytest.mark.parametrize("groups", ["{ kind: KIND_CPU }, { kind: KIND_GPU }", "{ kind: KIND_GPU gpus: [ 0, 1 ] }"])
-def test_a_model_on_several_devices_is_refused(read: Read, groups: str):
-    assert "is served on one" in problem(read, f"instance_group [ {groups} ]")
+@pytest.mark.parametrize(
+    ("groups", "pools"),
+    [
+        ("{ kind: KIND_CPU }, { kind: KIND_GPU }", [("CPU", None), ("GPU", None)]),
+        ("{ kind: KIND_GPU gpus: [ 1, 0 ] count: 2 }", [("GPU.1", 2), ("GPU.0", 2)]),
+        (
+            "{ kind: KIND_GPU gpus: [ 0, 1 ] count: 2 }, { count: 1 }, { kind: KIND_GPU gpus: [ 1 ] count: 3 }",
+            [("GPU.0", 2), ("GPU.1", 5), ("CPU", 1)],
+        ),
+    ],
+)
+def test_instance_groups_on_several_devices_give_a_pool_for_each(
+    read: Read, groups: str, pools: list[tuple[str, int | None]]
+):
+    config = read(f"instance_group [ {groups} ]")
+    assert [(pool.device, pool.instances) for pool in config.pools or ()] == pools
+    assert [(each.device, each.instances) for each in config.in_pools()] == pools
 
 
 @pytest.mark.parametrize(
@@ -213,6 +227,9 @@ def test_every_parameter_that_has_a_key_of_ours_sets_it(read: Read, name: str, t
 
 def test_the_target_device_wins_over_the_kind_of_the_instances(read: Read):
     assert read(f"instance_group {{ kind: KIND_MODEL }} {parameter('TARGET_DEVICE', 'GPU')}").device == "GPU"
+    groups = "instance_group [ { count: 1 }, { kind: KIND_GPU gpus: [ 0, 1 ] count: 2 } ]"
+    config = read(f"{groups} {parameter('TARGET_DEVICE', 'NPU')}")
+    assert (config.device, config.instances, config.pools) == ("NPU", 3, None)
 
 
 def test_inputs_are_reshaped_to_their_dims_if_a_parameter_says_so(read: Read):
@@ -263,6 +280,7 @@ def test_what_would_change_answers_and_is_not_served_is_refused_by_name(read: Re
         ("kind: KIND_CPU rate_limiter { resources { name: 'disk' count: 2 } priority: 3 }", ({"disk": 2}, 3)),
         ("kind: KIND_GPU gpus: [ 1 ] rate_limiter { resources { name: 'r' count: 1 } }", ({"r@GPU.1": 1}, 1)),
         ("kind: KIND_GPU rate_limiter { resources { name: 'r' count: 1 global: true } }", ({"r": 1}, 1)),
+        ("kind: KIND_GPU gpus: [0, 1] rate_limiter { resources { name: 'r' count: 1 global: true } }", ({"r": 1}, 1)),
     ],
 )
 def test_the_rate_limiter_is_read(read: Read, text: str, limiter: tuple[dict[str, int], int]):
@@ -281,6 +299,10 @@ def test_the_rate_limiter_is_read(read: Read, text: str, limiter: tuple[dict[str
         (
             "instance_group { rate_limiter { resources { name: 'r' count: 1 } resources { name: 'r' count: 2 } } }",
             "instance_group.rate_limiter: resource 'r' is there twice",
+        ),
+        (
+            "instance_group { kind: KIND_GPU gpus: [ 0, 1 ] rate_limiter { resources { name: 'r' count: 1 } } }",
+            "resource 'r' has to be `global: true`, for all runs of a model claim the same, and this one is on GPU.0",
         ),
         ("instance_group { rate_limiter { resources { name: 'r' } } }", "rate_limiter.resources.r: expected a number"),
     ],
