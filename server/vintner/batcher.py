@@ -15,7 +15,7 @@ from typing import Final
 
 from vintner.batching import BatchQueue, QueueLimits, Reason
 from vintner.call import Call
-from vintner.gains import Arrivals, stacking_pays, utilisation
+from vintner.gains import Arrivals, Verdict, stacking_pays, utilisation
 from vintner.pools import WEIGHT, Pools, Slot
 from vintner.queue_delay import QueueDelay
 
@@ -81,10 +81,10 @@ class Batcher:
 
     def batch(self, leader: Call, slot: Slot, now: float) -> tuple[list[Call], Reason]:
         """Takes out what is to be run together with a leader, and says why no more."""
-        stacks = self.stacks(leader) and self._gains(leader, slot, now)
-        share = self._pools.share(slot, leader.rows + self.queue.rows) if stacks else leader.rows
-        followers, reason = self.queue.cut(leader, now, share)
-        if reason == "share" and not stacks:
+        gains = self._gains(leader, slot, now) if self.stacks(leader) else "no"
+        most = {"yes": self._pools.share(slot, leader.rows + self.queue.rows), "maybe": 2 * leader.rows}
+        followers, reason = self.queue.cut(leader, now, most.get(gains, leader.rows))
+        if reason == "share" and gains != "yes":
             reason = "no_gain"
         if self._delay is not None:
             ended = self._delay.cut()
@@ -95,10 +95,10 @@ class Batcher:
         """Whether stacking a request costs less than its run. A large input is best run while it is in the cache."""
         return call.size <= max(SMALL, self._mean_each * COPIED)
 
-    def _gains(self, leader: Call, slot: Slot, now: float) -> bool:
+    def _gains(self, leader: Call, slot: Slot, now: float) -> Verdict:
         pool = slot.pool
         if pool.brief or not self.queue or self._prefers:
-            return True
+            return "yes"
         cost, rate = pool.costs[leader.signature], self._arrivals.rate(now)
         return stacking_pays(cost, rate, self._pools.in_service, len(self.queue))
 

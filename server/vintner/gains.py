@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from typing import Final
+from typing import Final, Literal
 
 WEIGHT: Final = 0.02
 """Of the newest run in the means."""
@@ -37,11 +37,14 @@ MOST_SIGNATURES: Final = 256
 """Kinds of requests whose cost is known; clients choose them."""
 
 
+Verdict = Literal["yes", "maybe", "no"]
+
+
 class RunCost:
     """A line through the runs of one kind of request: seconds by rows, by least squares over the recent ones.
 
-    Where runs of one size are all that there was of late, what was learned of others fades, and the line is drawn so
-    flat as it may be. So a batch is tried again after a while, and after that a wrong impression is mended.
+    Where runs of one size are all that there was of late, what was learned of others fades, and the line may be flatter
+    than it seems. So a batch is tried again after a while, and a wrong impression is mended.
     """
 
     __slots__ = ("_covariance", "_rows", "_runs", "_seconds", "_spread", "_variance")
@@ -62,17 +65,32 @@ class RunCost:
 
     @property
     def each(self) -> float:
-        """Seconds by which a row makes a run longer, at the least; 0 where that is not known."""
-        if self._spread < TINY:
-            return 0.0
-        slope = self._covariance / self._spread
-        scatter = max(0.0, self._variance - slope * self._covariance)
-        return max(0.0, slope - DOUBT * math.sqrt(scatter / self._spread / min(self._runs, 1 / WEIGHT)))
+        """Seconds by which a row makes a run longer; 0 where that is not known."""
+        return max(0.0, self._slope)
 
     @property
     def fixed(self) -> float:
-        """Seconds of a run that do not depend on its rows, at the most."""
+        """Seconds of a run that do not depend on its rows."""
         return max(0.0, self._seconds - self.each * self._rows)
+
+    @property
+    def known(self) -> bool:
+        """Whether there were runs of several sizes."""
+        return self._spread >= TINY
+
+    def at_best(self) -> tuple[float, float]:
+        """What `fixed` and `each` may be if a row is cheaper than it seems."""
+        each = max(0.0, self._slope - self._doubt)
+        return max(0.0, self._seconds - each * self._rows), each
+
+    @property
+    def _slope(self) -> float:
+        return self._covariance / self._spread if self.known else 0.0
+
+    @property
+    def _doubt(self) -> float:
+        scatter = max(0.0, self._variance - self._slope * self._covariance)
+        return DOUBT * math.sqrt(scatter / self._spread / min(self._runs, 1 / WEIGHT)) if self.known else 0.0
 
 
 class RunCosts:
@@ -110,13 +128,20 @@ class Arrivals:
         return self._rows * math.exp((self._at - now) / SPAN)
 
 
-def stacking_pays(cost: RunCost, rate: float, instances: int, waiting: int = 0) -> bool:
-    """Whether requests are to be run in one batch, with so many rows coming in a second, and as many waiting."""
+def stacking_pays(cost: RunCost, rate: float, instances: int, waiting: int = 0) -> Verdict:
+    """Whether requests are to be run in one batch, with so many rows coming in a second, and as many waiting.
+
+    `maybe` if what was learned is in doubt: a batch of two tells. As long as nothing was learned, it is taken to pay.
+    """
     fixed, each = cost.fixed, cost.each
-    if fixed < NOTICEABLE * (fixed + each):
-        return False
     load = max(utilisation(cost, rate, instances), waiting / (waiting + 1))
-    return fixed * (1 + load) >= each * (1 - load)
+    if not cost.known or _pays(fixed, each, load):
+        return "yes"
+    return "maybe" if _pays(*cost.at_best(), load) else "no"
+
+
+def _pays(fixed: float, each: float, load: float) -> bool:
+    return fixed >= NOTICEABLE * (fixed + each) and fixed * (1 + load) >= each * (1 - load)
 
 
 def utilisation(cost: RunCost, rate: float, instances: int) -> float:

@@ -21,6 +21,7 @@ from vintner import grpc_codec as codec
 from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, VintnerError
 from vintner.executor import LeanExecutor
 from vintner.grpc_fast_path import Call, FastPath, unusable
+from vintner.grpc_headings import Headings
 from vintner.pb import grpc_service_pb2 as pb
 from vintner.pb.pool import POOL
 from vintner.service import CONTROL_THREADS, Service
@@ -162,6 +163,7 @@ class _Handlers:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._headings = Headings()
 
     def generic(self) -> Any:
         methods: dict[str, tuple[type[Message], Handler]] = {
@@ -211,28 +213,36 @@ class _Handlers:
 
     def model_infer(self, message: pb.ModelInferRequest, context: Any) -> bytes:
         """ModelInfer by way of grpcio's server: the thread of the call waits for the answer."""
-        return codec.encode_infer(self._service.infer(self._request(message, context), "grpc"))
+        return codec.encode_infer(self._service.infer(_of_call(self._decoded(message), context), "grpc"))
 
     def begin_infer(self, data: bytes, call: Call) -> Turn | None:
         """ModelInfer by way of the fast path: whoever has the answer sends it."""
-        try:
-            request = self._request(_parsed(pb.ModelInferRequest, data), call)
-        except Exception as exc:
-            call.fail(*_status(exc))
-            return None
-        return self._service.submit(request, "grpc", lambda result: _end(call, result))
+        request = self._headings.decode(data)
+        if request is None:
+            try:
+                message = _parsed(pb.ModelInferRequest, data)
+                request = self._decoded(message)
+            except Exception as exc:
+                call.fail(*_status(exc))
+                return None
+            self._headings.learn(data, message, request)
+        return self._service.submit(_of_call(request, call), "grpc", lambda result: _end(call, result))
 
-    def _request(self, message: pb.ModelInferRequest, context: Any) -> Request:
+    def _decoded(self, message: pb.ModelInferRequest) -> Request:
         try:
-            request = codec.decode_infer(message)
+            return codec.decode_infer(message)
         except VintnerError as exc:
             self._service.reject(exc, "grpc")
             raise
-        remaining = context.time_remaining()
-        if remaining is not None and remaining < NO_DEADLINE:
-            request.deadline = time.monotonic() + remaining
-        request.cancellation = _CallCancellation(context)
-        return request
+
+
+def _of_call(request: Request, context: Any) -> Request:
+    """The request with the deadline and the cancellation of its call."""
+    remaining = context.time_remaining()
+    if remaining is not None and remaining < NO_DEADLINE:
+        request.deadline = time.monotonic() + remaining
+    request.cancellation = _CallCancellation(context)
+    return request
 
 
 def _end(call: Call, result: Response | Exception) -> None:

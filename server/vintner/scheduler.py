@@ -317,6 +317,17 @@ class Scheduler:
             self._tell_idle()
 
     def _lead(self, slot: Slot) -> Slot | None:
+        batch = self._start(slot)
+        if not batch:
+            return None
+        started = time.monotonic()
+        execution = execute(batch, slot.instance, self._batching.retry)
+        if execution.misfit is not None:
+            self.serve_unbatched(execution.misfit)
+        return self._finish(slot, batch, execution, started)
+
+    def _start(self, slot: Slot) -> Sequence[Call]:
+        """Cuts a batch, or puts the slot back if there is none; has idle slots see to what is left."""
         with self._lock:
             self._gathering = False
             now = time.monotonic()
@@ -330,34 +341,37 @@ class Scheduler:
         if not batch and self.turnstile is not None:
             self.turnstile.leave(used=False)
         self._answer(expired)
-        if not batch:
-            let_go(closing)
-            return None
-        started = time.monotonic()
-        execution = execute(batch, slot.instance, self._batching.retry)
-        if execution.misfit is not None:
-            self.serve_unbatched(execution.misfit)
+        let_go(closing)
+        return batch
+
+    def _finish(self, slot: Slot, batch: Sequence[Call], execution: Execution, started: float) -> Slot | None:
+        """Answers a batch. Returns the slot that the caller has to go on with.
+
+        The slot goes on before the answers are given, in another thread, unless runs are brief. Then this thread
+        answers first, so that more can join the next batch; but with a claim on resources it has to ask for these as
+        it gives the last ones back, or it would never compete with those that wait.
+        """
+        limited = self.turnstile is not None
         with self._lock:
             self._count(slot, batch, execution, started)
             results = zip(batch, execution.results, strict=True)
             ended = [call for call, result in results if self._end(call, result, ran=True)]
             lost = slot.lost
-            limited = self.turnstile is not None
             # An examiner may put a slot back that was taken out as soon as the lock is free: it must not be ours then.
-            stay = slot.pool.brief and not slot.examined and not (limited and lost)
-            following, closing = (None, None) if stay and not limited else self._next(slot)
+            stays = slot.pool.brief and not slot.examined and not (limited and lost)
+            following, closing = (None, None) if stays and not limited else self._next(slot)
         turn = Turn(self, following) if following is not None else None
         # What a lost instance had was given back when it was given up.
         if self.turnstile is not None and not lost and not self.turnstile.leave(turn):
             turn = following = None
-        if turn is not None and not stay:
+        if turn is not None and not stays:
             turn.pass_on()
         self._answer([] if self._order else ended)
-        if stay and not limited:
+        if stays and not limited:
             with self._lock:
                 following, closing = self._next(slot)
         let_go(closing)
-        return following if stay else None
+        return following if stays else None
 
     def _begin(self, slot: Slot, batch: Sequence[Call], now: float) -> None:
         """Marks a batch as running. Needs the lock."""
