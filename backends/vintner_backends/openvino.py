@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import openvino as ov
+from openvino import opset15
 from vintner.backend import Device, LoadSpec
 from vintner.errors import LoadError, nearest
 from vintner.types import TensorSpec
@@ -29,7 +31,7 @@ from vintner_backends.openvino_config import (
     read_properties,
     streams_of,
 )
-from vintner_backends.openvino_instance import OpenVINOInstance, StringInstance, reason
+from vintner_backends.openvino_instance import SHARED_FROM, OpenVINOInstance, StringInstance, reason
 from vintner_backends.openvino_strings import carry_strings_as_bytes
 from vintner_backends.pinning import pinned
 
@@ -66,6 +68,7 @@ class OpenVINOBackend:
 
     def __init__(self) -> None:
         self._core = ov.Core()
+        prepare_bindings(self._core)
 
     def find(self, directory: Path) -> Path | None:
         if (directory / SAVED_MODEL).is_file():
@@ -100,6 +103,22 @@ class OpenVINOBackend:
     def devices(self) -> Sequence[Device]:
         core = self._core
         return [Device(name, core.get_property(name, "FULL_DEVICE_NAME")) for name in core.available_devices]
+
+
+def prepare_bindings(core: ov.Core) -> None:
+    """Runs a model of one node, small and large, so that OpenVINO's Python bindings set up here what they need.
+
+    They do so on first use, in a way that two threads cannot do at the same time: one waits for the interpreter's lock
+    with the guard of a C++ static held, the other the other way round, and the process stands still.
+    """
+    parameter = opset15.parameter([-1], ov.Type.f32)
+    model = ov.Model([opset15.relu(parameter)], [parameter])
+    request = core.compile_model(model, "CPU", {"NUM_STREAMS": 0, "INFERENCE_NUM_THREADS": 1}).create_infer_request()
+    spec = TensorSpec("x", "FP32", (-1,))
+    instance = OpenVINOInstance(request, [spec], [spec])
+    for size in (1, 2, SHARED_FROM, 1):
+        instance.run({"x": np.zeros(size, np.float32)})
+    instance.close()
 
 
 class OpenVINOModel:

@@ -487,3 +487,32 @@ def test_an_array_that_was_lent_to_one_request_is_not_written_to_by_another(tmp_
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", MIXED_SIZES, str(path)], timeout=100, check=False)
         assert done.returncode == 0
+
+
+FIRST_RUNS = """
+import os, sys, threading
+from pathlib import Path
+import numpy as np
+from vintner.backend import LoadSpec
+from vintner_backends.openvino import OpenVINOBackend
+
+model = OpenVINOBackend().load(LoadSpec(Path(sys.argv[1]), cores=2, rows=-1, instances=2))
+together = threading.Barrier(2)
+
+def run(instance):
+    together.wait()
+    instance.run({"input": np.zeros((1, 6), np.float32)})
+
+threads = [threading.Thread(target=run, args=(instance,)) for instance in model.instances]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_runs_of_two_instances_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """In processes of their own, for it is each one's very first runs; two of 25 stood still."""
+    path = openvino_doubling(tmp_path, shape=(1, 6))
+    for _ in range(12):
+        subprocess.run([sys.executable, "-c", FIRST_RUNS, str(path)], timeout=30, check=True)
