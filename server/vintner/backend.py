@@ -9,7 +9,8 @@ time; the instances of a model run at the same time. `close` is called once, whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any, Protocol
 
 from vintner.errors import ConfigError, nearest
 from vintner.types import Array, TensorSpec
+
+logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "vintner.backends"
 PREFERRED = "openvino"
@@ -114,6 +117,14 @@ class Backend(Protocol):
     def devices(self) -> Sequence[Device]:
         """What this backend can run on here."""
         ...
+
+
+def close_anyway(close: Callable[[], None], name: str) -> None:
+    """Closes what nobody needs any more. That it cannot be closed holds nothing up, and hides no other error."""
+    try:
+        close()
+    except BaseException:  # some runtimes' panics, and SystemExit, are no Exceptions
+        logger.exception("%s failed to close", name)
 
 
 class Backends:

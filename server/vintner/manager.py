@@ -14,24 +14,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 
-from vintner.backend import Backend, Backends, LoadedModel, LoadSpec
+from vintner.backend import Backends, close_anyway
 from vintner.core_shares import CORES, CoreShares, divide_cores
-from vintner.errors import InvalidArgument, LoadError, ModelNotReady, NotFound, OperatorError, nearest
+from vintner.errors import InvalidArgument, ModelNotReady, NotFound, OperatorError, nearest
 from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
-from vintner.model_shapes import open_model
-from vintner.pools import Pool
-from vintner.rate_limiter import Claim
-from vintner.repository import ModelSource, Scan, find_model, load_specs
+from vintner.opening import open_servable
+from vintner.repository import ModelSource, Scan
 from vintner.response_cache import ResponseCache
 from vintner.servable import Servable
 from vintner.turns import Threads
 from vintner.turnstile import Turnstiles
-from vintner.warmup import DIRECTORY, warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -52,68 +48,6 @@ class IndexEntry:
     version: str
     state: State
     reason: str
-
-
-def open_servable(
-    source: ModelSource,
-    version: int,
-    backends: Backends,
-    cores: int,
-    cache_dir: Path | None,
-    threads: Threads | None = None,
-    cache: ResponseCache | None = None,
-    claim: Claim | None = None,
-) -> Servable:
-    """Loads one version in all of its pools and warms it up.
-
-    Raises OperatorError with the reason if it cannot be loaded, contradicts its configuration, or fails to warm up.
-    """
-    backend, path = find_model(source, version, backends)
-    models: list[LoadedModel] = []
-    try:
-        pools: list[Pool] = []
-        misfits: set[str] = set()
-        for spec in load_specs(source, version, path, cores, cache_dir):
-            load = partial(_open, backends.get(backend), spec, source, misfits.add)
-            model = load()
-            models.append(model)
-            _check_alike(models[0], model, spec.device)
-            pools.append(Pool(model.instances, spec.device, model.close, reopen=load))
-        servable = Servable(source.name, version, models[0], source.config, threads, backend, pools, cache, claim)
-        for misfit in sorted(misfits):
-            servable.serve_unbatched(misfit)
-        return servable
-    except BaseException:
-        for model in models:
-            close(model, f"model '{source.name}' version {version}")
-        raise
-
-
-def _open(backend: Backend, spec: LoadSpec, source: ModelSource, misfit: Callable[[str], object]) -> LoadedModel:
-    """Loads a model on one device and warms it up there. `misfit` is told why it cannot be batched, if so."""
-    model = open_model(backend.load, spec, source.config, source.root / DIRECTORY)
-    try:
-        reason = warm_up(model, source.config.warmup, source.root / DIRECTORY)
-    except BaseException:
-        close(model, f"model '{source.name}'")
-        raise
-    if reason:
-        misfit(reason)
-    return model
-
-
-def _check_alike(first: LoadedModel, other: LoadedModel, device: str) -> None:
-    for kind in ("inputs", "outputs"):
-        if list(getattr(first, kind)) != list(getattr(other, kind)):
-            raise LoadError(f"on {device} the model has other {kind} than in its first pool")
-
-
-def close(model: LoadedModel | Servable, name: str) -> None:
-    """Closes what nobody needs any more. That it cannot be closed holds nothing up, and hides no other error."""
-    try:
-        model.close()
-    except BaseException:  # some runtimes' panics, and SystemExit, are no Exceptions
-        logger.exception("%s failed to close", name)
 
 
 class Manager:
@@ -247,7 +181,7 @@ class Manager:
                     self._publish(source.name, {**self._versions(source.name), servable.version: servable})
                     self._statuses[source.name][version] = Status(State.READY)
             if stopped:
-                close(servable, f"model '{servable.name}' version {servable.version}")
+                close_anyway(servable.close, f"model '{servable.name}' version {servable.version}")
                 return
             self.registry.loaded(seconds)
             self.registry.add(servable.metrics)
@@ -290,7 +224,7 @@ class Manager:
 
     def _close(self, servable: Servable) -> None:
         self.registry.remove(servable.metrics)
-        close(servable, f"model '{servable.name}' version {servable.version}")
+        close_anyway(servable.close, f"model '{servable.name}' version {servable.version}")
 
     def _versions(self, name: str) -> Mapping[str, Servable]:
         published = self._published.get(name)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vintner.backend import LoadedModel, LoadSpec
+from vintner.backend import LoadedModel, LoadSpec, close_anyway
 from vintner.errors import LoadError, VintnerError
 from vintner.model_config import ModelConfig
 from vintner.padding import Load, load_sizes
@@ -22,6 +22,8 @@ from vintner.row_independence import find_dependence, sample_rows
 from vintner.types import TensorSpec
 
 logger = logging.getLogger(__name__)
+
+UNUSED = "a model that is not served"
 
 ANY = -1
 
@@ -42,14 +44,14 @@ def open_model(load: Load, spec: LoadSpec, config: ModelConfig, directory: Path)
         dynamic = _with_any_rows(load, spec, static, config, directory)
     except BaseException as exc:  # the model that is there is good; whatever ails the other one must not spoil it
         if config.batching.max_batch_size is not None:
-            _discard(static)
+            close_anyway(static.close, UNUSED)
             raise LoadError(
                 f"max_batch_size needs a dynamic first dimension, which this model cannot have: {exc}"
             ) from exc
         expected = isinstance(exc, VintnerError)
         logger.info("%s keeps its static batch of 1: %s", spec.path, exc, exc_info=not expected)
         return static
-    _discard(static)
+    close_anyway(static.close, UNUSED)
     logger.info("%s has a static batch of 1, and is served with a dynamic one: its rows are independent", spec.path)
     return dynamic
 
@@ -60,7 +62,7 @@ def _ragged(model: LoadedModel, config: ModelConfig) -> LoadedModel:
             raise LoadError("a model with ragged inputs cannot have compiled_sizes: its elements are not padded")
         return RaggedModel(model, config)
     except BaseException:
-        _discard(model)
+        close_anyway(model.close, UNUSED)
         raise
 
 
@@ -84,7 +86,7 @@ def _with_any_rows(
         if problem:
             raise LoadError(problem)
     except BaseException:
-        _discard(dynamic)
+        close_anyway(dynamic.close, UNUSED)
         raise
     return dynamic
 
@@ -98,10 +100,3 @@ def _check_free(static: Sequence[TensorSpec], dynamic: Sequence[TensorSpec]) -> 
                 f"with the first dimension of every input dynamic, '{after.name}' has shape {list(after.shape)}, not"
                 f" {list(expected.shape)}"
             )
-
-
-def _discard(model: LoadedModel) -> None:
-    try:
-        model.close()
-    except BaseException:
-        logger.exception("a model that is not served failed to close")

@@ -13,16 +13,13 @@ of a pool's newest opening are in service.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Final
 
-from vintner.backend import Instance, LoadedModel
+from vintner.backend import Instance, LoadedModel, close_anyway
 from vintner.gains import RunCosts
 from vintner.metrics import PoolState
-
-logger = logging.getLogger(__name__)
 
 BRIEF: Final = 1e-3
 """Seconds of mean run time below which a hand-over to another thread costs more than it gains."""
@@ -100,10 +97,7 @@ def let_go(*openings: Opening | None) -> None:
     for opening in openings:
         if opening is not None and opening.close is not None:
             close, opening.close = opening.close, None
-            try:
-                close()
-            except BaseException:  # some runtimes' panics, and SystemExit, are no Exceptions
-                logger.exception("a model failed to close")
+            close_anyway(close, "a model")
 
 
 class Pool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from vintner.alarms import Alarm
-from vintner.backend import Instance, LoadedModel
+from vintner.backend import Instance, LoadedModel, close_anyway
 from vintner.pools import Pool, Slot
 from vintner.types import Array
 
@@ -152,6 +152,6 @@ class Recovery:
             for instance in model.instances:
                 self._try(instance)
         except BaseException:
-            model.close()
+            close_anyway(model.close, self._scheduler.name)
             raise
         return model

@@ -26,7 +26,7 @@ from threading import Lock
 
 from vintner.alarms import Alarm
 from vintner.answer_order import AnswerOrder
-from vintner.backend import LoadedModel
+from vintner.backend import LoadedModel, close_anyway
 from vintner.batcher import Batcher, Batching
 from vintner.batching import QueueLimits
 from vintner.call import Call, Result, answer
@@ -267,7 +267,7 @@ class Scheduler:
             late += self._give_up(given_up)
             left = [call.deadline for call in (*self._queue, *self._running) if call.deadline is not None]
             left += [slot.started + limit for slot in self._pools.busy()] if (limit := self._health.timeout) else []
-            if left and not self._closed:
+            if left and not self.closed:
                 self._expect(min(left))
         if self.turnstile is not None:
             for _ in given_up:  # whose runs may never end, and would keep all others waiting
@@ -430,7 +430,8 @@ class Scheduler:
     # -- health ----------------------------------------------------------------------------------------------
 
     @property
-    def _closed(self) -> bool:
+    def closed(self) -> bool:
+        """Whether `close` was called."""
         return self._refusal is not None and self._refusal[0] is Stopping
 
     def _suspect(self, slot: Slot, failure: Exception) -> None:
@@ -469,7 +470,7 @@ class Scheduler:
             if slot.in_service:
                 if slot.pool.in_service == len(slot.pool.opening.slots):
                     slot.pool.fault = ""
-                self._refusal = self._refusal if self._closed else None
+                self._refusal = self._refusal if self.closed else None
         self._resume()
         let_go(closing)
 
@@ -491,13 +492,13 @@ class Scheduler:
     def replace(self, pool: Pool, model: LoadedModel) -> None:
         """Puts a pool's newly opened model into the place of the former one, which is closed when no run is in it."""
         with self._lock:
-            closed = self._closed
+            closed = self.closed
             former = None if closed else pool.open(model.instances, model.close)
             closing = former if former is not None and former.to_be_closed else None
             if not closed:
                 self._refusal = None
         if closed:
-            model.close()
+            close_anyway(model.close, self.name)
             return
         self._resume()
         let_go(closing)
@@ -505,15 +506,10 @@ class Scheduler:
     def despair(self) -> None:
         """If no instance is in service, ends what waits and refuses what comes, until one is again."""
         with self._lock:
-            if self._closed or self._pools.in_service:
+            if self.closed or self._pools.in_service:
                 return
             ended = self._refuse(ModelNotReady, f"no instance of the model is in service: {self._pools.faults}")
         self._answer(ended)
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
 
     def _resume(self) -> None:
         """Has what waits led by instances that have become idle, if any."""

@@ -144,7 +144,7 @@ class Servable:
 
     def serve_unbatched(self, reason: str) -> None:
         """For a model whose outputs turned out not to have the batch in front."""
-        self._scheduler.serve_unbatched(f"model '{self.name}' version {self.version}: {reason}")
+        self._scheduler.serve_unbatched(reason)
 
     # -- life ------------------------------------------------------------------------------------------------
 

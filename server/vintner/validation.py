@@ -13,8 +13,8 @@ from pathlib import Path
 from vintner.backend import Backends
 from vintner.cores import available_cores
 from vintner.errors import OperatorError
-from vintner.manager import open_servable
 from vintner.model_config import ModelConfig
+from vintner.opening import open_servable
 from vintner.repository import ModelSource, scan
 from vintner.types import TensorSpec
 

@@ -16,7 +16,8 @@ import pytest
 from fake_backend import FakeBackend, fake_model, write_model
 from vintner.backend import Backends
 from vintner.errors import DeadlineExceeded, InvalidArgument, ModelNotReady, NotFound
-from vintner.manager import Manager, open_servable
+from vintner.manager import Manager
+from vintner.opening import open_servable
 from vintner.repository import scan
 from vintner.response_cache import ResponseCache
 from vintner.servable import Servable

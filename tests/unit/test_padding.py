@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vintner.backend import Backends, LoadedModel, LoadSpec
 from vintner.errors import BackendError, InvalidArgument, LoadError
-from vintner.manager import open_servable
+from vintner.opening import open_servable
 from vintner.padding import load_sizes, padded
 from vintner.repository import scan
 from vintner.triton_view import model_config

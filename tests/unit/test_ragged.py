@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vintner.backend import Backends, LoadedModel, LoadSpec
 from vintner.errors import ConfigError, InvalidArgument, LoadError
-from vintner.manager import open_servable
 from vintner.model_config import parse_model_config
+from vintner.opening import open_servable
 from vintner.ragged import KINDS, RaggedInstance, boxed
 from vintner.repository import scan
 from vintner.triton_config import read_triton_config

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scheduler_calls import WAIT, wait_until
 from vintner.batcher import Batching
 from vintner.call import Call, Result
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, LoadError, Stopping
@@ -21,7 +22,6 @@ from vintner.turns import Threads
 from vintner.turnstile import Turnstiles
 from vintner.types import Array, Cancellation
 
-WAIT = 10.0
 ONE = {"gpu": 1}
 
 
@@ -108,16 +108,6 @@ class World:
     def release(self, name: str, runs: int = 1) -> None:
         for _ in range(runs):
             self.instances[name][0].go.release()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """For states that a thread reaches just before it ends or blocks, and so cannot announce."""
-    pause = threading.Event()
-    for _ in range(int(WAIT * 1000)):
-        if condition():
-            return
-        pause.wait(0.001)
-    raise AssertionError("the condition was not reached")
 
 
 @pytest.fixture

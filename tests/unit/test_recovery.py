@@ -82,6 +82,13 @@ class Shop:
         self.models.append(model)
         return model
 
+    def break_down(self, gate: threading.Event) -> None:
+        """Takes the only instance out; it is opened anew when the gate opens."""
+        self.infer(1.0)
+        self.spoil = lambda model: assert_set(gate)
+        self.machine.broken = True
+        self.fail(3)
+
     def infer(self, *values: float, **options: Any) -> list[float]:
         return infer(self.scheduler, call(*values, **options))
 
@@ -154,11 +161,8 @@ def test_a_model_that_never_worked_is_not_opened_again_and_again() -> None:
 
 def test_what_waits_while_the_only_instance_is_opened_anew_is_served_by_the_new_one() -> None:
     shop = Shop()
-    shop.infer(1.0)
     gate = threading.Event()
-    shop.spoil = lambda model: assert_set(gate)
-    shop.machine.broken = True
-    shop.fail(3)
+    shop.break_down(gate)
     wait_until(lambda: shop.scheduler.down)
     request = call(3.0)
     assert shop.scheduler.submit(request) is None
@@ -195,11 +199,8 @@ def test_requests_are_refused_when_the_pool_cannot_be_opened_and_served_when_it_
 def test_requests_that_wait_too_long_for_an_instance_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "PATIENCE", 0.05)
     shop = Shop()
-    shop.infer(1.0)
     gate = threading.Event()
-    shop.spoil = lambda model: assert_set(gate)
-    shop.machine.broken = True
-    shop.fail(3)
+    shop.break_down(gate)
     request = call(1.0)
     shop.scheduler.submit(request)
     with pytest.raises(ModelNotReady):

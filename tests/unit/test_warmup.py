@@ -12,8 +12,8 @@ import pytest
 from fake_backend import FakeBackend, FakeModel, fake_model, write_model
 from vintner.backend import Backends, LoadSpec
 from vintner.errors import ConfigError, LoadError
-from vintner.manager import open_servable
 from vintner.model_config import ModelConfig, parse_model_config
+from vintner.opening import open_servable
 from vintner.repository import scan
 from vintner.types import DTYPES, Array
 from vintner.warmup import warm_up
@@ -134,8 +134,9 @@ def test_a_model_whose_outputs_lack_the_batch_is_found_out(tmp_path: Path, caplo
     [source] = scan([tmp_path], backends).models.values()
     servable = open_servable(source, 1, backends, 1, None)
     assert servable.max_rows == 1
-    assert "served unbatched" in caplog.text
-    assert "model 'm' version 1: output 'output' has shape [1, 4] for a batch of 4 rows" in caplog.text
+    misfit = "output 'output' has shape [1, 4] for a batch of 4 rows"
+    assert f"model 'm' version 1 is served unbatched from now on: {misfit}" in caplog.text
+    assert servable.remarks == f"served unbatched: {misfit}"
     servable.close()
 
 

@@ -1,0 +1,75 @@
+"""Opens one version of a model: in all of its pools, with the shapes that are served, and warm.
+
+Knows no other model and no state of a version. Invariant: what fails halfway leaves nothing open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from vintner.backend import Backend, Backends, LoadedModel, LoadSpec, close_anyway
+from vintner.errors import LoadError
+from vintner.model_shapes import open_model
+from vintner.pools import Pool
+from vintner.rate_limiter import Claim
+from vintner.repository import ModelSource, find_model, load_specs
+from vintner.response_cache import ResponseCache
+from vintner.servable import Servable
+from vintner.turns import Threads
+from vintner.warmup import DIRECTORY, warm_up
+
+
+def open_servable(
+    source: ModelSource,
+    version: int,
+    backends: Backends,
+    cores: int,
+    cache_dir: Path | None,
+    threads: Threads | None = None,
+    cache: ResponseCache | None = None,
+    claim: Claim | None = None,
+) -> Servable:
+    """Loads one version in all of its pools and warms it up.
+
+    Raises OperatorError with the reason if it cannot be loaded, contradicts its configuration, or fails to warm up.
+    """
+    backend, path = find_model(source, version, backends)
+    models: list[LoadedModel] = []
+    try:
+        pools: list[Pool] = []
+        misfits: set[str] = set()
+        for spec in load_specs(source, version, path, cores, cache_dir):
+            load = partial(_open, backends.get(backend), spec, source, misfits.add)
+            model = load()
+            models.append(model)
+            _check_alike(models[0], model, spec.device)
+            pools.append(Pool(model.instances, spec.device, model.close, reopen=load))
+        servable = Servable(source.name, version, models[0], source.config, threads, backend, pools, cache, claim)
+        for misfit in sorted(misfits):
+            servable.serve_unbatched(misfit)
+        return servable
+    except BaseException:
+        for model in models:
+            close_anyway(model.close, f"model '{source.name}' version {version}")
+        raise
+
+
+def _open(backend: Backend, spec: LoadSpec, source: ModelSource, misfit: Callable[[str], object]) -> LoadedModel:
+    """Loads a model on one device and warms it up there. `misfit` is told why it cannot be batched, if so."""
+    model = open_model(backend.load, spec, source.config, source.root / DIRECTORY)
+    try:
+        reason = warm_up(model, source.config.warmup, source.root / DIRECTORY)
+    except BaseException:
+        close_anyway(model.close, f"model '{source.name}'")
+        raise
+    if reason:
+        misfit(reason)
+    return model
+
+
+def _check_alike(first: LoadedModel, other: LoadedModel, device: str) -> None:
+    for kind in ("inputs", "outputs"):
+        if list(getattr(first, kind)) != list(getattr(other, kind)):
+            raise LoadError(f"on {device} the model has other {kind} than in its first pool")
