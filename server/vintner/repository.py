@@ -19,8 +19,8 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -44,20 +44,28 @@ TRITON_DIRECTORIES: Final = frozenset({"warmup", "initial_state", "configs"})
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model that ought to be served: `root` is its directory, `versions` those that its policy selects."""
+    """A model that ought to be served: `root` is its directory, `versions` those that its policy selects, `available`
+    all that are there.
+
+    `signatures` are of the versions that are there: equal as long as nothing changes of what one is loaded from.
+    """
 
     name: str
     root: Path
     config: ModelConfig
     versions: Mapping[int, Path]
+    available: Mapping[int, Path] = field(default_factory=dict)
+    signatures: Mapping[int, Hashable] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What there is, by name; `faults` says why a model cannot even be tried."""
+    """What there is, by name; `faults` says why a model cannot even be tried, `unsettled` why one that was not known
+    before is not tried yet."""
 
     models: Mapping[str, ModelSource]
     faults: Mapping[str, str]
+    unsettled: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +265,7 @@ def _source(name: str, directory: Path, config: ModelConfig, backends: Backends)
     if not selected:
         there = ", ".join(map(str, sorted(available)))
         raise ConfigError(f"no version to serve: the policy is '{config.version_policy}', there is {there}")
-    source = ModelSource(name, directory, config, {version: available[version] for version in selected})
+    source = ModelSource(name, directory, config, {version: available[version] for version in selected}, available)
     if not present:
         find_model(source, 1, backends)
     return source
