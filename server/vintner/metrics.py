@@ -156,7 +156,7 @@ class RequestMetrics:
 class CacheMetrics:
     """Lookups of one model version in the response cache; the seconds of a miss include the keeping of its answer."""
 
-    __slots__ = ("_lock", "hit_seconds", "hits", "miss_seconds", "misses")
+    __slots__ = ("_lock", "hit_seconds", "hits", "last", "miss_seconds", "misses")
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -164,9 +164,12 @@ class CacheMetrics:
         self.misses = 0
         self.hit_seconds = 0.0
         self.miss_seconds = 0.0
+        self.last = 0.0
+        """Seconds since the epoch."""
 
     def looked_up(self, hit: bool, seconds: float) -> None:
         with self._lock:
+            self.last = time.time()
             if hit:
                 self.hits += 1
                 self.hit_seconds += seconds

@@ -336,7 +336,16 @@ class ModelConfig(Section):
     batch_inputs: Annotated[Mapping[str, BatchInputConfig], BeforeValidator(_by_tensor)] = {}
     warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()
     version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()
+    resource_preserving: StrictBool = False
+    load: Literal["at_start", "on_demand"] = "at_start"
+    idle_unload_seconds: Seconds | None = None
+    load_timeout_seconds: Seconds | None = None
+    memory_bytes: Annotated[int | None, BeforeValidator(_size)] = None
     backend_options: Mapping[str, Any] = {}
+
+    @property
+    def loading(self) -> str:
+        return repr(self)
 
     def in_pools(self) -> tuple[ModelConfig, ...]:
         """For each pool, the configuration of a model that is on its device alone."""

@@ -85,6 +85,8 @@ class Servable:
         self._lock = Lock()
         self._leases = 0
         self._retired = False
+        self._then: Callable[[], None] | None = None
+        self._opened = time.time()
         self.drained = Event()
 
     @property
@@ -146,6 +148,14 @@ class Servable:
         """For a model whose outputs turned out not to have the batch in front."""
         self._scheduler.serve_unbatched(reason)
 
+    @property
+    def idle_seconds(self) -> float:
+        """For how long it has answered nothing; 0 while somebody has a lease."""
+        if self._leases:
+            return 0.0
+        used = max(self._opened, self.metrics.scheduler.last, self.metrics.cache.last)
+        return max(0.0, time.time() - used)
+
     # -- life ------------------------------------------------------------------------------------------------
 
     def acquire(self) -> bool:
@@ -161,18 +171,27 @@ class Servable:
             self._leases -= 1
             last = self._retired and not self._leases
         if last:
-            self._scheduler.when_idle(self.drained.set)
+            self._scheduler.when_idle(self._drain)
 
-    def retire(self) -> None:
-        """Gives out no more leases; `drained` is set when the last one has come back, and no instance runs.
+    def retire(self, then: Callable[[], None] | None = None) -> None:
+        """Gives out no more leases; when the last one has come back, and no instance runs, `drained` is set and `then`
+        is called, from any thread.
 
         An instance may outlast the leases: a request whose deadline passes while it runs is answered then.
         """
         with self._lock:
             self._retired = True
+            self._then = then or self._then
             last = not self._leases
         if last:
-            self._scheduler.when_idle(self.drained.set)
+            self._scheduler.when_idle(self._drain)
+
+    def _drain(self) -> None:
+        with self._lock:
+            then, self._then = self._then, None
+        self.drained.set()
+        if then is not None:
+            then()
 
     def close(self) -> None:
         """Unloads the model. To be called once, when drained."""
