@@ -94,6 +94,8 @@ class ManagedModel:
     """Whether it is to be served, loaded or asleep."""
     asleep: bool = False
     """Whether it is left unloaded until a request for it comes."""
+    mismatch: str = ""
+    """Why the configuration in effect is not that of `source`."""
     refusal: str = ""
     """Why there is no memory for it."""
     pin: int | None = None
@@ -108,7 +110,7 @@ class ManagedModel:
     def take(self, source: ModelSource | None) -> None:
         """Makes a source the one in effect."""
         self.source = source
-        self.available = {v: _revision(source, v) for v in source.available or source.versions} if source else {}
+        self.available = _revisions(source) if source is not None else {}
         self._forget_what_is_gone()
 
     def survive(self) -> None:
@@ -232,8 +234,9 @@ class ManagedModel:
         state, reason = record.describe(now) if record else (State.UNAVAILABLE, "")
         if state is State.UNAVAILABLE and self.asleep and number in self.numbers:
             reason = self.refusal or ASLEEP
-        if state is State.READY and self.fault:
-            reason = "; ".join(filter(None, (reason, f"its change is not used: {self.fault}")))
+        if state is State.READY:
+            fault = f"its change is not used: {self.fault}" if self.fault else self.mismatch
+            reason = "; ".join(filter(None, (reason, fault)))
         return IndexEntry(self.name, str(number), state, reason)
 
     def describe(self, version: str = "") -> str:
@@ -246,6 +249,7 @@ class ManagedModel:
         return "; ".join(parts)
 
 
-def _revision(source: ModelSource, version: int) -> Revision:
-    path = (source.available or source.versions)[version]
-    return str(path), source.signatures.get(version), source.config.loading
+def _revisions(source: ModelSource) -> dict[int, Revision]:
+    loading = source.config.loading
+    paths = source.available or source.versions
+    return {version: (str(path), source.signatures.get(version), loading) for version, path in paths.items()}

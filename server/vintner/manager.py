@@ -162,10 +162,20 @@ class Manager:
 
     def _reconfigure(self, model: ManagedModel) -> None:
         """Applies what of a changed configuration needs no other load to what is served. Needs the lock."""
+        if model.source is None:
+            return
+        config, model.mismatch = model.source.config, ""
         for number, record in model.versions.items():
-            if record.servable is not None and record.serving == model.available.get(number):
-                assert model.source is not None
-                record.servable.reconfigure(model.source.config)
+            servable = record.servable
+            if servable is None or record.serving != model.available.get(number) or servable.config == config:
+                continue
+            try:
+                servable.reconfigure(config)
+            except OperatorError as exc:
+                model.mismatch = f"its changed configuration is not used: {exc}"
+                logger.error("model '%s' version %d: %s", model.name, number, model.mismatch)
+            else:
+                logger.info("model '%s' version %d goes on with its changed configuration", model.name, number)
 
     def _unusable(self, name: str, fault: str, unsettled: str = "") -> ManagedModel | None:
         """Takes in that a model cannot be tried, or not yet. What is served of it stays, if its files do."""
@@ -422,6 +432,7 @@ class Manager:
                 return  # it was given up before
             record.load = None
             record.reason = reason
+            self.registry.loaded(None)
             self._proceed(model)
         logger.error(
             "model '%s' version %d failed to load: %s",
@@ -430,7 +441,6 @@ class Manager:
             reason,
             exc_info=None if expected else error,
         )
-        self.registry.loaded(None)
 
     def _loaded(self, model: ManagedModel, record: VersionRecord, load: Load, servable: Servable) -> None:
         seconds = load.seconds(time.monotonic())
@@ -439,11 +449,11 @@ class Manager:
             if welcome:
                 record.load = None
                 record.loaded = servable
+                self.registry.loaded(seconds)
                 self._proceed(model)
         if not welcome:
             close_anyway(servable.close, _title(servable))
             return
-        self.registry.loaded(seconds)
         logger.info("model '%s' version %d is ready after %.2f s", model.name, record.number, seconds)
 
     def _proceed(self, model: ManagedModel) -> None:
@@ -503,7 +513,11 @@ class Manager:
     def _retire(self, servable: Servable, then: Callable[[], None]) -> None:
         """Closes a servable that is not published any more, once its leases are back. Needs the lock."""
         self._retiring.add(servable)
-        servable.retire(lambda: self.threads.workers.submit(self._let_go, servable, then))
+        servable.retire(lambda: self._drained(servable, then))
+
+    def _drained(self, servable: Servable, then: Callable[[], None]) -> None:
+        """Called by whoever gave back the last lease, perhaps on the way to its next request."""
+        self.threads.workers.submit(self._let_go, servable, then)
 
     def _let_go(self, servable: Servable, then: Callable[[], None]) -> None:
         with self._lock:

@@ -141,8 +141,13 @@ IN_PLACE: Final = frozenset(
         "batching.preferred_batch_sizes",
         "batching.retry_failed",
         "execution_timeout_seconds",
+        "idle_unload_seconds",
+        "load",
+        "load_timeout_seconds",
+        "memory_bytes",
         "queue",
         "reopen_after_failures",
+        "resource_preserving",
         "response_cache",
         "version_policy",
     }
@@ -362,10 +367,6 @@ class ModelConfig(Section):
     load_timeout_seconds: Seconds | None = None
     memory_bytes: Annotated[int | None, BeforeValidator(_size)] = None
     backend_options: Mapping[str, Any] = {}
-
-    @property
-    def loading(self) -> str:
-        return repr(self)
 
     def in_pools(self) -> tuple[ModelConfig, ...]:
         """For each pool, the configuration of a model that is on its device alone."""

@@ -63,16 +63,19 @@ class Parking:
         """
         parked = _Parked(request, refuse)
         self._enter(parked, limits)
-        at = time.monotonic() + self._patience
-        if request.deadline is not None and request.deadline < at:
-            at, error = request.deadline, _late(request.model_name)
-        else:
-            error = ModelNotReady(f"model '{request.model_name}' is still not loaded after {self._patience:g} s")
+        at, error = self._end(request)
         parked.alarm = self._alarms.set(at, lambda: self._give_up(parked, error))
         if request.cancellation is not None:
             cancelled = Cancelled("the client cancelled the request")
             request.cancellation.on_cancel(lambda: self._give_up(parked, cancelled))
         return lambda: self._resume(parked, resume)
+
+    def _end(self, request: Request) -> tuple[float, VintnerError]:
+        """When a request has waited long enough, and what it is told then."""
+        name, at = request.model_name, time.monotonic() + self._patience
+        if request.deadline is not None and request.deadline < at:
+            return request.deadline, DeadlineExceeded(f"the deadline passed while model '{name}' was being loaded")
+        return at, ModelNotReady(f"model '{name}' is still not loaded after {self._patience:g} s")
 
     def _enter(self, parked: _Parked, limits: QueueConfig) -> None:
         with self._lock:
@@ -106,7 +109,3 @@ class Parking:
         if parked.request.cancellation is not None:
             parked.request.cancellation.on_cancel(None)
         resume()
-
-
-def _late(name: str) -> DeadlineExceeded:
-    return DeadlineExceeded(f"the request's deadline passed while model '{name}' was being loaded")
