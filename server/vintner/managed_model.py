@@ -203,7 +203,7 @@ class ManagedModel:
         """Whether a request that finds nothing to serve it may wait: what it needs is asleep or will soon be back."""
         if self.source is None or not self.admitted:
             return False
-        return self.asleep or (self.unload_first and (self.loading or self.unloading))
+        return self.asleep or bool(self.waiters) or (self.unload_first and (self.loading or self.unloading))
 
     @property
     def failures(self) -> dict[int, str]:

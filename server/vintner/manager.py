@@ -314,7 +314,7 @@ class Manager:
                 model.waiters.append(callback)
                 self._step(model)
                 return
-        callback()
+        self.threads.workers.submit(callback)
 
     # -- the next step ---------------------------------------------------------------------------------------
 
