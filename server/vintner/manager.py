@@ -379,6 +379,8 @@ class Manager:
         self._watch(model, record, source, load, FIRST_PROGRESS)
         try:
             servable = self._open(source, record.number)
+            servable.metrics.load_seconds = load.seconds(time.monotonic())
+            servable.metrics.size = _size(source, record.number)
         except BaseException as exc:
             self._failed(model, record, load, exc)
         else:
@@ -443,7 +445,7 @@ class Manager:
         )
 
     def _loaded(self, model: ManagedModel, record: VersionRecord, load: Load, servable: Servable) -> None:
-        seconds = load.seconds(time.monotonic())
+        seconds = servable.metrics.load_seconds
         with self._lock:
             welcome = record.load is load and not self._stopped
             if welcome:
@@ -525,6 +527,7 @@ class Manager:
                 return  # the end of the server came first
             self._retiring.discard(servable)
         self._close(servable)
+        self.registry.unloaded()
         memory.give_back()
         then()
 
