@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from threading import Event, Lock
 
 from vintner.backend import Backends, close_anyway
 from vintner.core_shares import CORES, CoreShares, divide_cores
-from vintner.errors import InvalidArgument, ModelNotReady, NotFound, OperatorError, nearest
+from vintner.errors import InvalidArgument, ModelNotReady, NotFound, OperatorError, Unsupported, nearest
 from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
 from vintner.opening import open_servable
@@ -42,11 +42,12 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """One line of the repository index; a model with a fault in its layout or configuration has no version."""
+    """One line of the repository index; a model with a fault in its layout or configuration has no version, and
+    one that was never loaded, nor asked for, no state either."""
 
     name: str
     version: str
-    state: State
+    state: State | None
     reason: str
 
 
@@ -62,8 +63,13 @@ class Manager:
         load_threads: int = 4,
         cache: ResponseCache | None = None,
         resources: Mapping[str, int] | None = None,
+        explicit: bool = False,
     ) -> None:
         """`resources` are what models share by `rate_limiter`, in units; `cores` is one of them unless it is given."""
+        self._explicit = explicit
+        self._offered = Scan({}, {})
+        self._pins: dict[str, int] = {}
+        self._one_load = Lock()
         self._cache = cache
         self.registry = Registry(self.versions_by_state, lambda: cache.size if cache is not None else (0, 0))
         self._backends = backends
@@ -88,8 +94,19 @@ class Manager:
 
     # -- wanted ----------------------------------------------------------------------------------------------
 
-    def aspire(self, scan: Scan) -> None:
-        """Makes what a scan found the wanted state, and starts on it. Returns at once."""
+    def aspire(self, scan: Scan, begin: Collection[str] = ()) -> None:
+        """Makes what a scan found the wanted state, and starts on it. Returns at once.
+
+        Where loading is explicit, it is only what can be loaded, but for the models to `begin` with.
+        """
+        self._offered = scan
+        if self._explicit:
+            if self._aspired:
+                return
+            absent = {name: f"failed to poll '{name}' from model repository" for name in begin}
+            models = {name: source for name, source in scan.models.items() if name in begin}
+            faults = {**absent, **scan.faults}
+            scan = Scan(models, {name: faults[name] for name in begin if name not in models})
         with self._lock:
             self._sources = dict(scan.models)
             self._share(scan)
@@ -117,6 +134,67 @@ class Manager:
         claimed = {name for each in models if each.config.rate_limiter for name in each.config.rate_limiter.resources}
         for name in self._resources.keys() - claimed - {CORES}:
             logger.warning("no model's rate_limiter names the resource '%s'%s", name, nearest(name, claimed))
+
+    def load(self, name: str, source: ModelSource | None = None) -> None:
+        """Loads all wanted versions beside what is loaded, swaps them in together, and unloads what was there."""
+        source = source or self._offered.models.get(name)
+        if source is None:
+            if name in self._offered.faults:
+                raise InvalidArgument(f"load failed for model '{name}': {self._offered.faults[name]}")
+            raise NotFound(f"failed to load '{name}', failed to poll from model repository")
+        with self._one_load:
+            opened: dict[str, Servable] = {}
+            try:
+                for version in source.versions:
+                    opened[str(version)] = self._open(source, version)
+            except Exception as exc:
+                for servable in opened.values():
+                    close_anyway(servable.close, f"model '{name}'")
+                with self._lock:
+                    if str(version) not in self._versions(name):
+                        self._statuses.setdefault(name, {})[version] = Status(State.UNAVAILABLE, str(exc))
+                raise InvalidArgument(
+                    f"load failed for model '{name}': version {version} is at UNAVAILABLE state: {exc};\n"
+                ) from exc
+            with self._lock:
+                before = list(self._versions(name).values())
+                self._publish(name, opened)
+                self._faults = {other: reason for other, reason in self._faults.items() if other != name}
+                self._sources[name] = source
+                statuses = self._statuses.setdefault(name, {})
+                for old in before:
+                    statuses[int(old.version)] = Status(State.UNAVAILABLE, "unloaded")
+                statuses.update({int(version): Status(State.READY) for version in opened})
+            for servable in opened.values():
+                self.registry.add(servable.metrics)
+            for servable in before:
+                servable.retire()
+                servable.drained.wait()
+                self._close(servable)
+        self._changed()
+
+    def unload(self, name: str) -> None:
+        """Unloads all versions, and waits for it."""
+        with self._one_load:
+            with self._lock:
+                self._sources.pop(name, None)
+                self._faults = {other: reason for other, reason in self._faults.items() if other != name}
+                if name in self._statuses:
+                    self._step(name)
+            wait(set(self._tasks))
+
+    def pin(self, name: str, version: int | None) -> None:
+        with self._lock:
+            versions = self._versions(name)
+            if version is not None and str(version) not in versions:
+                raise NotFound(f"Request for unknown model: '{name}' version {version} is not found")
+            self._pins.pop(name, None)
+            if version is not None:
+                self._pins[name] = version
+            self._publish(name, versions)
+
+    def direct(self, name: str, traffic: object) -> None:
+        raise Unsupported("splitting traffic is not supported by this server")
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Calls back, from any thread, after each change of state. The listener must be quick and not raise."""
@@ -235,7 +313,8 @@ class Manager:
         published = {other: model for other, model in self._published.items() if other != name}
         if versions:
             ordered = dict(sorted(versions.items(), key=lambda item: int(item[0])))
-            published[name] = Published(ordered, ordered[next(reversed(ordered))])
+            pinned = ordered.get(str(self._pins.get(name)))
+            published[name] = Published(ordered, pinned or ordered[next(reversed(ordered))])
         self._published = published
 
     def _set(self, name: str, version: int, status: Status) -> None:
@@ -303,6 +382,10 @@ class Manager:
                 for name, version, s in self._all()
             ]
             faults = [IndexEntry(name, "", State.UNAVAILABLE, reason) for name, reason in self._faults.items()]
+            known = self._statuses.keys() | self._faults.keys()
+            if self._explicit:
+                offered = self._offered.models.keys() | self._offered.faults.keys()
+                faults += [IndexEntry(name, "", None, "") for name in offered - known]
         return sorted(entries + faults, key=lambda entry: (entry.name, int(entry.version or 0)))
 
     def _faults_of(self, name: str, version: int) -> str:
@@ -313,7 +396,8 @@ class Manager:
     def versions_by_state(self) -> dict[str, int]:
         counts = {state.value: 0 for state in State}
         for entry in self.index():
-            counts[entry.state.value] += 1
+            if entry.state is not None:
+                counts[entry.state.value] += 1
         return counts
 
     def holdups(self, strict: bool) -> list[str]:
@@ -327,7 +411,7 @@ class Manager:
             return ["the model repository has not been read yet"]
         blocking = {State.LOADING, State.UNAVAILABLE} if strict else {State.LOADING}
         reasons = [
-            f"model '{entry.name}'{f' version {entry.version}' if entry.version else ''} is {entry.state.value}"
+            f"model '{entry.name}'{f' version {entry.version}' if entry.version else ''} is {entry.state}"
             f"{f': {entry.reason}' if entry.reason else ''}"
             for entry in self.index()
             if entry.state in blocking

@@ -365,8 +365,6 @@ def test_a_raw_binary_request_is_a_501(doubling: RunningServer) -> None:
         ("POST", "/v2/cudasharedmemory/region/r/register", "shared memory"),
         ("GET", "/v2/systemsharedmemory/region/r/status", "shared memory"),
         ("POST", "/v2/systemsharedmemory/unregister", "shared memory"),
-        ("POST", "/v2/repository/models/double_fp32/load", "loading"),
-        ("POST", "/v2/repository/models/double_fp32/unload", "unloading"),
         ("GET", "/v2/models/double_fp32/trace/setting", "tracing"),
         ("POST", "/v2/trace/setting", "tracing"),
         ("GET", "/v2/logging", "logged"),
