@@ -102,6 +102,9 @@ BACKENDS: Final[Mapping[str, str]] = {
 }
 """Triton's backends and platforms, with what serves their models here: OpenVINO reads SavedModels itself."""
 
+SHOWN_PLATFORMS: Final = frozenset({"openvino_ir", "onnx_onnxv1", "tflite", "paddle"})
+"""What this server calls what it has loaded, and so what may come back to it; the backend goes by other keys."""
+
 GRAPH_LEVELS: Final[Mapping[int, str]] = {-1: "basic", 1: "extended", 2: "disable"}
 """The levels of Triton's ONNX Runtime backend, as `graph_optimization`; 0, its default, is everything."""
 
@@ -215,7 +218,7 @@ def _queue_policy(policy: model_config_pb2.ModelQueuePolicy) -> dict[str, Any]:
 
 
 def _backend(config: model_config_pb2.ModelConfig) -> str | None:
-    asked = [name for name in (config.backend, config.platform) if name]
+    asked = [name for name in (config.backend, config.platform) if name and name not in SHOWN_PLATFORMS]
     for name in asked:
         if name not in BACKENDS:
             raise ConfigError(f"backend or platform '{name}' is not served; those that are: {', '.join(BACKENDS)}")
