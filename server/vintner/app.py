@@ -10,9 +10,11 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -22,10 +24,13 @@ from vintner.backend import Backends
 from vintner.config import ServerConfig
 from vintner.cores import available_cores
 from vintner.errors import ConfigError
-from vintner.manager import Manager
-from vintner.repository import scan
+from vintner.manager import Admission, Manager
+from vintner.model_control import ModelControl
 from vintner.response_cache import ResponseCache
 from vintner.service import CONTROL_THREADS, Service
+from vintner.tracking import Repository
+from vintner.uploads import Uploads
+from vintner.watching import Watcher
 
 if TYPE_CHECKING:
     from vintner.grpc_server import GrpcServer
@@ -106,9 +111,11 @@ class _Server:
         from vintner.http_server import HttpFrontEnd, metrics_routes, routes
         from vintner.http_transport import HttpTransport
 
+        _check_control(config)
         self._config = config
         backends = Backends()
-        self._scan = scan(config.model_repository, backends, config.model_name, config.default_model_name)
+        repository = _repository(config, backends)
+        self._uploads = _uploads(config)
         self._manager = Manager(
             backends,
             cores=available_cores(),
@@ -116,14 +123,19 @@ class _Server:
             load_threads=config.model_load_threads,
             cache=ResponseCache(config.response_cache_bytes) if config.response_cache_bytes else None,
             resources=_by_name(config.rate_limit_resource),
+            admission=Admission(config.model_control == "explicit", _chosen(config.load_model)),
+            memory_budget=config.model_memory_budget,
         )
+        self._watcher = Watcher(repository, self._manager.aspire, poll_seconds=config.repository_poll_seconds)
         self._service = Service(
             self._manager,
             strict_readiness=config.strict_readiness,
             max_concurrent_requests=config.max_concurrent_requests,
+            control=ModelControl(self._manager, config.model_control, self._watcher.refresh, self._uploads),
         )
+        upload = config.max_upload_bytes if self._uploads else 0
         self._http: HttpTransport = HttpTransport(
-            HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests)),
+            HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests, upload)),
             host=config.host,
             port=config.http_port,
             threads=config.max_concurrent_requests + CONTROL_THREADS,
@@ -152,7 +164,10 @@ class _Server:
         self._http.start()
         self._metrics.start()
         self._grpc.start()
-        self._manager.aspire(self._scan)
+        if self._config.model_control == "poll":
+            self._watcher.start()
+        else:
+            self._watcher.refresh()
 
     def report(self) -> None:
         """The one line on standard output that says what was bound."""
@@ -167,6 +182,7 @@ class _Server:
     def stop(self) -> bool:
         """False if work was still running when the time was up."""
         self._service.announce_stop()
+        self._watcher.stop()
         self._grpc.announce_readiness()
         logger.info("stopping: no longer ready, serving for another %g s", self._config.drain_seconds)
         time.sleep(self._config.drain_seconds)
@@ -177,7 +193,47 @@ class _Server:
             self._metrics.stop,
             lambda: self._grpc.stop(max(0.0, deadline - time.monotonic())),
         )
-        return self._manager.stop(max(0.0, deadline - time.monotonic())) and finished
+        finished = self._manager.stop(max(0.0, deadline - time.monotonic())) and finished
+        if self._uploads:
+            self._uploads.close()
+        return finished
+
+
+def _check_control(config: ServerConfig) -> None:
+    """Raises ConfigError for options that need another one to have an effect."""
+    for flag, given in (("--load-model", config.load_model), ("--allow-model-upload", config.allow_model_upload)):
+        if given and config.model_control != "explicit":
+            raise ConfigError(f"{flag} needs --model-control explicit; it is {config.model_control}")
+    if "*" in config.load_model and len(config.load_model) > 1:
+        raise ConfigError(f"--load-model: '*' means all models and has to be alone, got {', '.join(config.load_model)}")
+
+
+def _chosen(names: Collection[str]) -> Collection[str] | None:
+    """The models to begin with, where they are not all; None for all."""
+    return None if "*" in names else names
+
+
+def _repository(config: ServerConfig, backends: Backends) -> Repository:
+    return Repository(
+        config.model_repository,
+        backends,
+        config.model_name,
+        config.default_model_name,
+        settle_seconds=config.repository_settle_seconds,
+        require_ready_marker=config.require_ready_marker,
+        follow_external_links=config.follow_external_links,
+    )
+
+
+def _uploads(config: ServerConfig) -> Uploads | None:
+    """Raises ConfigError for a place in a repository, where a scan would find uploads."""
+    if not config.allow_model_upload:
+        return None
+    place = Path(config.upload_dir or tempfile.gettempdir()).resolve()
+    for root in config.model_repository:
+        if place.is_relative_to(root.resolve()):
+            raise ConfigError(f"--upload-dir: {place} is in the model repository {root}; expected one outside of it")
+    return Uploads(place, config.max_upload_bytes)
 
 
 def _all_within(deadline: float, *stops: Callable[[], None]) -> bool:

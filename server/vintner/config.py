@@ -143,8 +143,48 @@ class ServerConfig:
     follow_external_links: bool = field(
         default=False, metadata=as_option(BOOLEAN, "Follow links in a repository that lead out of it.")
     )
+    model_memory_budget: int | None = field(
+        default=None,
+        metadata=as_option(
+            size(),
+            "Memory for models, by the size of their files or `memory_bytes`; those that nobody uses make room for others.",
+        ),
+    )
     model_load_threads: int = field(
         default=4, metadata=as_option(integer(1), "Model versions that are loaded at the same time.")
+    )
+    model_control: Literal["none", "poll", "explicit"] = field(
+        default="poll",
+        metadata=as_option(
+            choice(("none", "poll", "explicit")),
+            "What is loaded: what the repository has at the start; what it has at any time; what clients ask for.",
+            aliases=("--model-control-mode",),
+        ),
+    )
+    load_model: tuple[str, ...] = field(
+        default=(),
+        metadata=as_option(
+            NAME,
+            "Model to load at the start with `--model-control explicit`; `*` alone means all.",
+            repeatable=True,
+            separator=",",
+        ),
+    )
+    allow_model_upload: bool = field(
+        default=False,
+        metadata=as_option(
+            BOOLEAN,
+            "Let clients upload the files of models with a load (`--model-control explicit`): they can run any model.",
+        ),
+    )
+    max_upload_bytes: int = field(
+        default=1024 * MIB, metadata=as_option(size(), "Largest upload of a model, all of its files together.")
+    )
+    upload_dir: Path | None = field(
+        default=None,
+        metadata=as_option(
+            DIRECTORY, "Where to keep uploaded models while they are loaded; default: the system's temporary directory."
+        ),
     )
     strict_readiness: bool = field(
         default=True, metadata=as_option(BOOLEAN, "Not ready if a model that was there at the start failed to load.")

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from google.protobuf.json_format import ParseDict
 
+from vintner.control_parameters import FILE, NO_REPOSITORIES, Value
 from vintner.errors import InvalidArgument, TooLarge, Unsupported, nearest
 from vintner.managed_model import IndexEntry
 from vintner.pb import grpc_service_pb2 as pb
@@ -258,3 +259,23 @@ def encode_index(entries: Sequence[IndexEntry]) -> pb.RepositoryIndexResponse:
     return pb.RepositoryIndexResponse(
         models=[index(name=e.name, version=e.version, state=e.state or "", reason=e.reason) for e in entries]
     )
+
+
+def decode_control(message: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> dict[str, Value]:
+    """The parameters of a load or an unload. Raises InvalidArgument for one without a value, and for files as text."""
+    values: dict[str, Value] = {}
+    for name, parameter in message.parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        if kind is None:
+            raise InvalidArgument(f"parameter '{name}' has no value")
+        if name.startswith(FILE) and kind != "bytes_param":
+            raise InvalidArgument(f"parameter '{name}' must be the content of a file, in bytes_param")
+        values[name] = getattr(parameter, kind)
+    return values
+
+
+def controlled_model(message: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:
+    """KServe's messages have the model's name where Triton's have the repository's. Raises Unsupported for both."""
+    if message.model_name and message.repository_name:
+        raise Unsupported(NO_REPOSITORIES)
+    return message.model_name or message.repository_name

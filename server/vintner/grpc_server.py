@@ -18,7 +18,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from vintner import grpc_codec as codec
-from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, VintnerError
+from vintner.control_parameters import NO_REPOSITORIES
+from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, Unsupported, VintnerError
 from vintner.executor import LeanExecutor
 from vintner.grpc_fast_path import Call, FastPath, unusable
 from vintner.grpc_headings import Headings
@@ -176,6 +177,8 @@ class _Handlers:
             "ModelStatistics": (pb.ModelStatisticsRequest, self.model_statistics),
             "ModelConfig": (pb.ModelConfigRequest, self.model_config),
             "RepositoryIndex": (pb.RepositoryIndexRequest, self.repository_index),
+            "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self.load),
+            "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self.unload),
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(_answer(message, handler))
@@ -209,7 +212,19 @@ class _Handlers:
         return codec.encode_model_config(self._service.model_config(request.name, request.version))
 
     def repository_index(self, request: pb.RepositoryIndexRequest, context: Any) -> Message:
+        if request.repository_name:
+            raise Unsupported(NO_REPOSITORIES)
         return codec.encode_index(self._service.repository_index(request.ready))
+
+    def load(self, request: pb.RepositoryModelLoadRequest, context: Any) -> Message:
+        with self._service.one_control_call():
+            self._service.load_model(codec.controlled_model(request), codec.decode_control(request))
+        return pb.RepositoryModelLoadResponse()
+
+    def unload(self, request: pb.RepositoryModelUnloadRequest, context: Any) -> Message:
+        with self._service.one_control_call():
+            self._service.unload_model(codec.controlled_model(request), codec.decode_control(request))
+        return pb.RepositoryModelUnloadResponse()
 
     def model_infer(self, message: pb.ModelInferRequest, context: Any) -> bytes:
         """ModelInfer by way of grpcio's server: the thread of the call waits for the answer."""

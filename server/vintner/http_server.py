@@ -17,12 +17,14 @@ from typing import ClassVar, Final
 import orjson
 
 from vintner import http_codec as codec
+from vintner import http_control
+from vintner.control_parameters import NO_REPOSITORIES
 from vintner.errors import (
-    InvalidArgument,
     ModelNotReady,
     NotFound,
     QueueFull,
     RequestError,
+    TooLarge,
     Unavailable,
     Unsupported,
     VintnerError,
@@ -54,7 +56,6 @@ METRICS: Final = ("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 
 UNSUPPORTED: Final = {
     "shared memory": r"/v2/(?:cuda|system)sharedmemory/.+",
-    "loading and unloading over the API": r"/v2/repository/models/[^/]+/(?:load|unload)",
     "tracing": r"/v2(?:/models/[^/]+(?:/versions/[^/]+)?)?/trace/setting",
     "changing what is logged": r"/v2/logging",
     "generation": r"/v2/models/[^/]+(?:/versions/[^/]+)?/generate(?:_stream)?",
@@ -83,9 +84,12 @@ class Route:
     methods: Mapping[str, Callable[..., Answer | Begin]]
 
 
-def routes(service: Service, max_request_bytes: int, max_bodies: int) -> list[Route]:
-    """Every route, most frequent first: they are tried in this order. So many bodies are read at the same time."""
-    api = _Api(service, max_request_bytes, max_bodies)
+def routes(service: Service, max_request_bytes: int, max_bodies: int, max_upload_bytes: int = 0) -> list[Route]:
+    """Every route, most frequent first: they are tried in this order. So many bodies are read at the same time.
+
+    Without `max_upload_bytes` the body of a load is bounded as any other.
+    """
+    api = _Api(service, max_request_bytes, max_bodies, max_upload_bytes)
     model = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
     table: list[tuple[str, str, Callable[..., Answer | Begin]]] = [
         (rf"{model}/infer", "POST", api.infer),
@@ -98,6 +102,9 @@ def routes(service: Service, max_request_bytes: int, max_bodies: int) -> list[Ro
         (rf"{model}/?", "GET", api.model_metadata),
         (r"/v2/?", "GET", api.server_metadata),
         (r"/v2/repository/index", "POST", api.repository_index),
+        (r"/v2/repository/models/(?P<model>[^/]+)/load", "POST", api.load),
+        (r"/v2/repository/models/(?P<model>[^/]+)/unload", "POST", api.unload),
+        (r"/v2/repository/[^/]+/(?:index|models/[^/]+/(?:load|unload))", "POST", _refuse_repository_name),
         (r"/metrics", "GET", api.metrics),
     ]
     return [
@@ -116,6 +123,10 @@ def _unsupported(what: str) -> Callable[..., Answer]:
         raise Unsupported(f"{what} is not supported by this server")
 
     return answer
+
+
+def _refuse_repository_name(environ: Environ) -> Answer:
+    raise Unsupported(NO_REPOSITORIES)
 
 
 def metrics_routes(service: Service) -> list[Route]:
@@ -183,9 +194,10 @@ def error_answer(error: Exception) -> Answer:
 class _Api:
     """One method for each operation."""
 
-    def __init__(self, service: Service, max_request_bytes: int, max_bodies: int) -> None:
+    def __init__(self, service: Service, max_request_bytes: int, max_bodies: int, max_upload_bytes: int = 0) -> None:
         self._service = service
         self._limit = max_request_bytes
+        self._upload_limit = max_upload_bytes
         self._max_bodies = max_bodies
         self._lock = Lock()
         self._bodies = 0
@@ -228,12 +240,27 @@ class _Api:
         return 200, (JSON,), orjson.dumps(self._service.model_config(model, version))
 
     def repository_index(self, environ: Environ) -> Answer:
-        ready_only = _ready_only(read_body(environ, self._limit))
-        entries = [
-            {"name": e.name, "version": e.version, "state": e.state, "reason": e.reason}
-            for e in self._service.repository_index(ready_only)
-        ]
-        return 200, (JSON,), orjson.dumps(entries)
+        ready_only = http_control.decode_index(read_body(environ, self._limit))
+        return 200, (JSON,), http_control.encode_index(self._service.repository_index(ready_only))
+
+    def load(self, environ: Environ, model: str) -> Answer:
+        with self._service.one_control_call():
+            self._service.load_model(model, http_control.decode_parameters(self._read_upload(environ)))
+        return 200, (JSON,), b"{}"
+
+    def _read_upload(self, environ: Environ) -> bytes:
+        if not self._upload_limit:
+            return read_body(environ, self._limit)
+        limit = http_control.largest_body(self._upload_limit, self._limit)
+        try:
+            return read_body(environ, limit)
+        except TooLarge as exc:
+            raise TooLarge(f"the body of a load is larger than {limit} bytes (--max-upload-bytes, in base64)") from exc
+
+    def unload(self, environ: Environ, model: str) -> Answer:
+        with self._service.one_control_call():
+            self._service.unload_model(model, http_control.decode_parameters(read_body(environ, self._limit)))
+        return 200, (JSON,), b"{}"
 
     def infer(self, environ: Environ, model: str, version: str) -> Begin:
         try:
@@ -290,17 +317,3 @@ def _infer_answer(result: Response | Exception, decoded: codec.DecodedRequest) -
     except Exception as exc:
         return error_answer(exc)
     return 200, headers, body
-
-
-def _ready_only(body: bytes) -> bool:
-    """The body of an index request: empty, or an object that may say `ready`."""
-    try:
-        document = orjson.loads(body) if body else {}
-    except orjson.JSONDecodeError as exc:
-        raise InvalidArgument(f"the body is not valid JSON: {exc}") from exc
-    if not isinstance(document, dict):
-        raise InvalidArgument("the body must be a JSON object")
-    ready = document.get("ready", False)
-    if not isinstance(ready, bool):
-        raise InvalidArgument("Invalid value for 'ready': expected a boolean")
-    return ready

@@ -273,6 +273,7 @@ class Manager:
             if model is None:
                 return
             model.admitted, model.pin = False, None
+            model.take(model.latest)  # what a client gave is not kept beyond this
             model.forget()
             self._step(model)
             self._rested.wait_for(lambda: model.admitted or not model.resident, timeout)

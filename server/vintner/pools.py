@@ -328,8 +328,9 @@ class Pools:
         return self.put(slot)
 
     def retire(self) -> list[Opening]:
-        """Takes everything out of service. Returns the openings that can be closed now; for others `put` tells."""
+        """Takes everything out of service, for good. Returns what can be closed now; of the rest `put` tells."""
         for pool in self._pools:
+            pool.reopen = None  # which holds the model's files, and they may be there for the model's sake alone
             pool.opening.retired = True
             pool.idle.clear()
             for slot in pool.opening.slots:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
@@ -121,10 +121,11 @@ class Recovery:
             instance.run(blank(self._scheduler.sample))
 
     def _attempt(self, pool: Pool, pause: float) -> None:
-        if self._scheduler.closed:
+        reopen = pool.reopen
+        if self._scheduler.closed or reopen is None:
             return
         try:
-            model = self._open(pool)
+            model = self._open(reopen)
         except BaseException as exc:
             logger.error(
                 "%s: instances on %s could not be opened anew, next try in %g s: %s",
@@ -145,9 +146,8 @@ class Recovery:
     def _again(self, pool: Pool, pause: float) -> None:
         self._scheduler.threads.workers.submit(self._attempt, pool, pause)
 
-    def _open(self, pool: Pool) -> LoadedModel:
-        assert pool.reopen is not None
-        model = pool.reopen()
+    def _open(self, reopen: Callable[[], LoadedModel]) -> LoadedModel:
+        model = reopen()
         try:
             for instance in model.instances:
                 self._try(instance)

@@ -48,6 +48,7 @@ class ModelSource:
     all that are there.
 
     `signatures` are of the versions that are there: equal as long as nothing changes of what one is loaded from.
+    `kept` is held for the sake of the files, which may go when nothing holds it any more.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ModelSource:
     versions: Mapping[int, Path]
     available: Mapping[int, Path] = field(default_factory=dict)
     signatures: Mapping[int, Hashable] = field(default_factory=dict)
+    kept: object = None
 
 
 @dataclass(frozen=True, slots=True)

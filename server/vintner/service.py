@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Event, Lock
 from typing import Any
 
 from vintner import __version__, statistics, triton_view
+from vintner.control_parameters import Value
 from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, VintnerError
 from vintner.managed_model import IndexEntry
 from vintner.manager import AwaitLoad, Manager
+from vintner.model_control import ModelControl
 from vintner.parking import PATIENCE, Parking
 from vintner.servable import Servable
 from vintner.turns import Turn
@@ -28,6 +31,8 @@ Reply = Callable[[Response | Exception], None]
 SERVER_NAME = "vintner"
 EXTENSIONS = ("binary_tensor_data", "parameters", "statistics", "model_configuration", "schedule_policy")
 """Triton's tokens for what works here, and no others."""
+CONTROL_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
+"""The same, for where clients may load and unload."""
 
 CONTROL_THREADS = 32
 """Threads that a front end has beyond those that inferences can occupy, so that a health check always finds one."""
@@ -54,8 +59,16 @@ class ModelMetadata:
 class Service:
     """The operations of KServe v2. Threads: any."""
 
-    def __init__(self, manager: Manager, *, strict_readiness: bool = True, max_concurrent_requests: int = 256) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        *,
+        strict_readiness: bool = True,
+        max_concurrent_requests: int = 256,
+        control: ModelControl | None = None,
+    ) -> None:
         self._manager = manager
+        self._control = control or ModelControl(manager)
         self._strict = strict_readiness
         self._limit = max_concurrent_requests
         self._lock = Lock()
@@ -100,7 +113,8 @@ class Service:
     # -- metadata --------------------------------------------------------------------------------------------
 
     def server_metadata(self) -> ServerMetadata:
-        return ServerMetadata(SERVER_NAME, __version__, EXTENSIONS)
+        more = CONTROL_EXTENSIONS if self._control.explicit else ()
+        return ServerMetadata(SERVER_NAME, __version__, (*EXTENSIONS, *more))
 
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         """Raises as `check_model`."""
@@ -128,6 +142,18 @@ class Service:
 
     def repository_index(self, ready_only: bool = False) -> list[IndexEntry]:
         return [entry for entry in self._manager.index() if not ready_only or entry.state == "READY"]
+
+    def one_control_call(self) -> AbstractContextManager[None]:
+        """What a front end is in from where it reads a load or an unload on; raises QueueFull beyond a few of them."""
+        return self._control.one_call()
+
+    def load_model(self, name: str, parameters: Mapping[str, Value]) -> None:
+        """Blocks until the model is loaded. Raises as `ModelControl.load`."""
+        self._control.load(name, parameters)
+
+    def unload_model(self, name: str, parameters: Mapping[str, Value]) -> None:
+        """Blocks until the model is unloaded. Raises as `ModelControl.unload`."""
+        self._control.unload(name, parameters)
 
     def metrics(self) -> bytes:
         """The Prometheus text."""

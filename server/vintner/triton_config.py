@@ -1,4 +1,4 @@
-"""Reads a Triton `config.pbtxt` as a `ModelConfig`.
+"""Reads a Triton `config.pbtxt`, or the same as JSON, as a `ModelConfig`.
 
 What the file asks for falls in three: what is served here is mapped, what only tunes Triton is passed over with a
 warning, and everything else would change the model's answers or its interface, so it is refused. Invariant: a field
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from google.protobuf import text_format
+from google.protobuf import json_format, text_format
 from google.protobuf.message import Message
 
 from vintner.errors import ConfigError
@@ -102,6 +102,9 @@ BACKENDS: Final[Mapping[str, str]] = {
 }
 """Triton's backends and platforms, with what serves their models here: OpenVINO reads SavedModels itself."""
 
+SHOWN_PLATFORMS: Final = frozenset({"openvino_ir", "onnx_onnxv1", "tflite", "paddle"})
+"""What this server calls what it has loaded, and so what may come back to it; the backend goes by other keys."""
+
 GRAPH_LEVELS: Final[Mapping[int, str]] = {-1: "basic", 1: "extended", 2: "disable"}
 """The levels of Triton's ONNX Runtime backend, as `graph_optimization`; 0, its default, is everything."""
 
@@ -114,18 +117,32 @@ def read_triton_config(path: Path) -> ModelConfig:
         raise ConfigError(f"{path.name}: {exc.strerror}") from exc
     except (text_format.ParseError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path.name}: {exc}") from exc
+    return _translated(config, path.name, str(path))
+
+
+def parse_triton_config(document: Mapping[str, Any], origin: str) -> ModelConfig:
+    """Reads protobuf's JSON of a ModelConfig. Raises ConfigError that begins with `origin` and names the field."""
     try:
-        _check_served(config, path)
-        document = _document(config, path)
+        config = json_format.ParseDict(dict(document), model_config_pb2.ModelConfig())
+    except json_format.ParseError as exc:
+        raise ConfigError(f"{origin}: {exc}") from exc
+    return _translated(config, origin, origin)
+
+
+def _translated(config: model_config_pb2.ModelConfig, origin: str, place: str) -> ModelConfig:
+    """`origin` begins the errors, `place` the warnings."""
+    try:
+        _check_served(config, place)
+        document = _document(config, place)
     except ConfigError as exc:
-        raise ConfigError(f"{path.name}: {exc}") from exc
-    return parse_model_config(document, path.name)
+        raise ConfigError(f"{origin}: {exc}") from exc
+    return parse_model_config(document, origin)
 
 
-def _check_served(config: Message, path: Path) -> None:
+def _check_served(config: Message, place: str) -> None:
     fields = set(_fields_set(config))
     for field in sorted(fields & TUNING):
-        logger.warning("%s: %s has no effect here", path, field)
+        logger.warning("%s: %s has no effect here", place, field)
     refused = sorted(fields - SERVED - TUNING)
     if refused:
         raise ConfigError(f"{', '.join(refused)}: not served here")
@@ -141,7 +158,7 @@ def _fields_set(message: Message, prefix: str = "") -> Iterator[str]:
             yield from _fields_set(part, f"{name}.")
 
 
-def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any]:
+def _document(config: model_config_pb2.ModelConfig, place: str) -> dict[str, Any]:
     """The same in the keys of a `config.yaml`; None stands for a default."""
     parameters = {key: parameter.string_value for key, parameter in config.parameters.items()}
     reshape = parameters.pop("RESHAPE_IO_LAYERS", "NO").upper() == "YES"
@@ -162,9 +179,9 @@ def _document(config: model_config_pb2.ModelConfig, path: Path) -> dict[str, Any
         "version_policy": _version_policy(config.version_policy),
         "warmup": [_warmup(sample, batched) for sample in config.model_warmup],
         "backend_options": {"graph_optimization": level} if level else None,
-        "rate_limiter": _rate_limiter(config.instance_group, target, path),
+        "rate_limiter": _rate_limiter(config.instance_group, target, place),
         **_instances(config.instance_group, target),
-        **_parameters(parameters, path),
+        **_parameters(parameters, place),
     }
 
 
@@ -201,7 +218,7 @@ def _queue_policy(policy: model_config_pb2.ModelQueuePolicy) -> dict[str, Any]:
 
 
 def _backend(config: model_config_pb2.ModelConfig) -> str | None:
-    asked = [name for name in (config.backend, config.platform) if name]
+    asked = [name for name in (config.backend, config.platform) if name and name not in SHOWN_PLATFORMS]
     for name in asked:
         if name not in BACKENDS:
             raise ConfigError(f"backend or platform '{name}' is not served; those that are: {', '.join(BACKENDS)}")
@@ -293,7 +310,7 @@ def _devices(group: model_config_pb2.ModelInstanceGroup, target: str | None) -> 
 
 
 def _rate_limiter(
-    groups: Sequence[model_config_pb2.ModelInstanceGroup], target: str | None, path: Path
+    groups: Sequence[model_config_pb2.ModelInstanceGroup], target: str | None, place: str
 ) -> dict[str, Any] | None:
     """A resource that is not `global` is there once for each device, so a GPU's name goes into its name."""
     devices = list(dict.fromkeys(device for group in groups for device in _devices(group, target)))
@@ -302,7 +319,7 @@ def _rate_limiter(
         raise ConfigError("instance_group.rate_limiter: all groups of a model need the same")
     if not limits or not limits[0]["resources"]:
         if any(group.rate_limiter.priority for group in groups):
-            logger.warning("%s: instance_group.rate_limiter.priority has no effect without resources", path)
+            logger.warning("%s: instance_group.rate_limiter.priority has no effect without resources", place)
         return None
     return limits[0]
 
@@ -348,11 +365,11 @@ PARAMETERS: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
 """What Triton's OpenVINO (now and formerly) and ONNX Runtime backends call our keys."""
 
 
-def _parameters(parameters: Mapping[str, str], path: Path) -> dict[str, object]:
+def _parameters(parameters: Mapping[str, str], place: str) -> dict[str, object]:
     keys: dict[str, object] = {}
     for name, text in parameters.items():
         if name not in PARAMETERS:
-            logger.warning("%s: parameter '%s' has no effect here; these have: %s", path, name, ", ".join(PARAMETERS))
+            logger.warning("%s: parameter '%s' has no effect here; these have: %s", place, name, ", ".join(PARAMETERS))
             continue
         key, convert = PARAMETERS[name]
         try:

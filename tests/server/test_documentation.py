@@ -23,9 +23,9 @@ def blocks(document: str) -> list[tuple[str, str]]:
     return BLOCK.findall((ROOT / document).read_text())
 
 
-def commands() -> Iterator[tuple[str, str]]:
-    """Each command that the README shows after a `$`, and the output under it."""
-    for language, text in blocks("README.md"):
+def commands(document: str = "README.md") -> Iterator[tuple[str, str]]:
+    """Each command that a document shows after a `$`, and the output under it."""
+    for language, text in blocks(document):
         if language == "console":
             for shown in text.split("$ ")[1:]:
                 command, _, output = shown.partition("\n")
@@ -49,6 +49,18 @@ def here(text: str, server: RunningServer) -> str:
 def test_the_readmes_commands_print_what_it_says(shipped: RunningServer, command: str, output: str) -> None:
     run = subprocess.run(["bash", "-c", here(command, shipped)], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.stdout.rstrip("\n") == output.rstrip("\n"), run.stderr
+
+
+def test_the_commands_that_control_models_print_what_the_docs_say(tmp_path: Path) -> None:
+    shown = next(text for language, text in blocks("docs/model-control.md") if not language)
+    options = shown.split("model_repository", 1)[1].split()
+    server = start_server(ROOT / "model_repository", tmp_path / "log", *options)
+    try:
+        for command, output in commands("docs/model-control.md"):
+            run = subprocess.run(["bash", "-c", here(command, server)], capture_output=True, text=True, cwd=ROOT)
+            assert run.stdout.rstrip("\n") == output.rstrip("\n"), command
+    finally:
+        server.kill()
 
 
 def test_the_readmes_program_prints_what_it_says(shipped: RunningServer) -> None:

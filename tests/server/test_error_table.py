@@ -239,7 +239,9 @@ def test_raw_contents_too_few_are_an_invalid_argument(doubling: RunningServer) -
     assert "expected 2 entries in raw_input_contents, one for each input of model 'pair', got 1" in refusal.message
 
 
-@pytest.mark.parametrize("method", ["ModelInfer", "ModelReady", "ModelMetadata", "RepositoryIndex"])
+@pytest.mark.parametrize(
+    "method", ["ModelInfer", "ModelReady", "ModelMetadata", "RepositoryIndex", "RepositoryModelLoad"]
+)
 def test_bytes_that_are_no_message_are_an_invalid_argument(doubling: RunningServer, method: str) -> None:
     with grpc.insecure_channel(doubling.grpc) as channel:
         call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
@@ -302,6 +304,8 @@ ALLOWED = {
     "/v2/models/pair/versions/1/ready": {"GET", "HEAD"},
     "/v2/models/pair/infer": {"POST"},
     "/v2/repository/index": {"POST"},
+    "/v2/repository/models/pair/load": {"POST"},
+    "/v2/repository/models/pair/unload": {"POST"},
     "/metrics": {"GET", "HEAD"},
 }
 
@@ -322,6 +326,23 @@ def test_the_metrics_port_knows_only_metrics(doubling: RunningServer) -> None:
         status, headers, body = doubling.request(method, path, b"" if method == "POST" else None, port=doubling.metrics)
         assert (status, headers["Content-Type"]) == (expected, "application/json")
         assert list(json.loads(body)) == ["error"]
+
+
+@pytest.mark.parametrize("operation", ["Load", "Unload"])
+def test_loading_where_it_is_not_explicit_is_unavailable(doubling: RunningServer, operation: str) -> None:
+    refusal = rest_refusal(doubling, "POST", f"/v2/repository/models/pair/{operation.lower()}", {})
+    assert refusal.code == "503"
+    assert refusal.message == "explicit model load / unload is not allowed if polling is enabled"
+    with grpc_stub(doubling) as stub:
+        request = getattr(service_pb2, f"RepositoryModel{operation}Request")(model_name="pair")
+        call = refusal_of(lambda: getattr(stub, f"RepositoryModel{operation}")(request))
+    assert (call.code, call.message) == ("UNAVAILABLE", refusal.message)
+
+
+def test_a_repository_name_is_a_501(doubling: RunningServer) -> None:
+    for path in ("index", "models/pair/load", "models/pair/unload"):
+        refusal = rest_refusal(doubling, "POST", f"/v2/repository/mine/{path}", {})
+        assert (refusal.code, refusal.message) == ("501", "'repository_name' specification is not supported")
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "x"])
@@ -365,8 +386,6 @@ def test_a_raw_binary_request_is_a_501(doubling: RunningServer) -> None:
         ("POST", "/v2/cudasharedmemory/region/r/register", "shared memory"),
         ("GET", "/v2/systemsharedmemory/region/r/status", "shared memory"),
         ("POST", "/v2/systemsharedmemory/unregister", "shared memory"),
-        ("POST", "/v2/repository/models/double_fp32/load", "loading"),
-        ("POST", "/v2/repository/models/double_fp32/unload", "unloading"),
         ("GET", "/v2/models/double_fp32/trace/setting", "tracing"),
         ("POST", "/v2/trace/setting", "tracing"),
         ("GET", "/v2/logging", "logged"),

@@ -166,7 +166,7 @@ def test_the_index_lists_every_version_with_its_state(described: RunningServer, 
 
 
 @pytest.mark.parametrize(
-    ("body", "expected"), [(b"[]", "object"), (b'{"ready": 1}', "expected a boolean"), (b"{", "not valid JSON")]
+    ("body", "expected"), [(b"[]", "object"), (b'{"ready": 1}', "expected a boolean"), (b"{", "malformed JSON")]
 )
 def test_a_faulty_index_request_is_a_400(described: RunningServer, body: bytes, expected: str) -> None:
     refusal = rest_refusal(described, "POST", "/v2/repository/index", body)

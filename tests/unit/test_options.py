@@ -50,6 +50,11 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "require_ready_marker": ("on", True),
     "follow_external_links": ("yes", True),
     "model_load_threads": ("2", 2),
+    "model_control": ("Explicit", "explicit"),
+    "load_model": ("a:b", ("a:b",)),
+    "allow_model_upload": ("on", True),
+    "max_upload_bytes": ("5Mi", 5 << 20),
+    "upload_dir": ("/uploads", Path("/uploads")),
     "strict_readiness": ("off", False),
     "drain_seconds": ("2.5", 2.5),
     "exit_timeout_seconds": ("0", 0.0),
@@ -187,7 +192,7 @@ def test_of_a_boolean_and_its_negation_the_last_wins() -> None:
         (["--grpc_prt", "1"], "unknown option '--grpc_prt'; did you mean '--grpc-port'?"),
         (["--htp-port"], "unknown option '--htp-port'; did you mean '--http-port'?"),
         (["--no-strict-rediness"], "unknown option '--no-strict-rediness'; did you mean '--no-strict-readiness'?"),
-        (["-p", "1"], "unknown option '-p'; expected one of: --cache-dir, --config, "),
+        (["-p", "1"], "unknown option '-p'; expected one of: --allow-model-upload, --cache-dir, "),
         (["models"], "unexpected argument 'models'"),
         (["--strict-readiness", "false"], "unexpected argument 'false'"),
         (["--http-port"], "--http-port: needs a value, an integer from 0 to 65535"),
@@ -230,6 +235,12 @@ def test_an_empty_flag_does_not_undo_an_earlier_one() -> None:
 def test_a_null_in_the_file_is_not_set(nothing: str, file: Path) -> None:
     file.write_text(f"cache_dir: {nothing}\nmodel_name: {nothing}\nhttp_port: {nothing}")
     assert load(f"--config={file}") == ServerConfig()
+
+
+def test_tritons_spelling_of_model_control_works() -> None:
+    config = load("--model-control-mode=explicit", "--load-model=a", "--load-model", "b")
+    assert (config.model_control, config.load_model) == ("explicit", ("a", "b"))
+    assert load(VINTNER_LOAD_MODEL="a,b").load_model == ("a", "b")
 
 
 # The environment
@@ -301,7 +312,7 @@ def test_an_empty_file_sets_nothing(content: str, file: Path) -> None:
     [
         ("http_prot: 1", ": unknown key 'http_prot'; did you mean 'http_port'?"),
         ("log-levle: info", ": unknown key 'log-levle'; did you mean 'log_level'?"),
-        ("config: other.yaml", ": unknown key 'config'; expected one of: cache_dir, default_model_name, "),
+        ("config: other.yaml", ": unknown key 'config'; expected one of: allow_model_upload, cache_dir, "),
         ("http_port: 1\nhttp-port: 2", ":http_port: given twice"),
         ("http_port: true", ":http_port: expected an integer from 0 to 65535, got 'true'"),
         ("http_port: [1]", ":http_port: expected an integer from 0 to 65535, got a list"),
