@@ -115,6 +115,7 @@ class _Server:
         self._config = config
         backends = Backends()
         repository = _repository(config, backends)
+        repository.scan(time.monotonic(), settle=False)  # so that what cannot be read ends this before it begins
         self._uploads = _uploads(config)
         self._manager = Manager(
             backends,

@@ -147,7 +147,7 @@ class ServerConfig:
         default=None,
         metadata=as_option(
             size(),
-            "Memory for models, by the size of their files or `memory_bytes`; those that nobody uses make room for others.",
+            "Memory for models, by the size of their files or `memory_bytes`; models that nobody uses make room.",
         ),
     )
     model_load_threads: int = field(
