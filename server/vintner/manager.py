@@ -17,15 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
 
+from vintner import traffic_metrics
 from vintner.backend import Backends, close_anyway
 from vintner.core_shares import CORES, CoreShares, divide_cores
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound, OperatorError, nearest
 from vintner.lifecycle import State, Status, plan
 from vintner.metrics import Registry
+from vintner.model_config import TrafficConfig
 from vintner.opening import open_servable
 from vintner.repository import ModelSource, Scan
 from vintner.response_cache import ResponseCache
+from vintner.router import Router, Routers
 from vintner.servable import Servable
+from vintner.traffic import default_version
 from vintner.turns import Threads
 from vintner.turnstile import Turnstiles
 
@@ -34,10 +38,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The ready versions of one model."""
+    """The ready versions of one model; the `router` of one that has `traffic` says who gets requests for none."""
 
     versions: Mapping[str, Servable]
     default: Servable
+    router: Router | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,14 @@ class Manager:
     ) -> None:
         """`resources` are what models share by `rate_limiter`, in units; `cores` is one of them unless it is given."""
         self._cache = cache
-        self.registry = Registry(self.versions_by_state, lambda: cache.size if cache is not None else (0, 0))
+        self._routers = Routers()
+        self.routers: Mapping[str, Router] = self._routers.all
+        """Of the models that have `traffic`."""
+        self.registry = Registry(
+            self.versions_by_state,
+            lambda: cache.size if cache is not None else (0, 0),
+            lambda: traffic_metrics.families(list(self.routers.values())),
+        )
         self._backends = backends
         self._cores = cores
         self._cache_dir = cache_dir
@@ -91,7 +103,10 @@ class Manager:
     def aspire(self, scan: Scan) -> None:
         """Makes what a scan found the wanted state, and starts on it. Returns at once."""
         with self._lock:
-            self._sources = dict(scan.models)
+            former, self._sources = self._sources, dict(scan.models)
+            for name in [*self._published]:
+                if _traffic(former.get(name)) != _traffic(self._sources.get(name)):
+                    self._publish(name, self._versions(name))
             self._share(scan)
             self._faults = dict(scan.faults)
             for name in scan.models:
@@ -233,9 +248,13 @@ class Manager:
     def _publish(self, name: str, versions: Mapping[str, Servable]) -> None:
         """Replaces the published versions of one model. Needs the lock."""
         published = {other: model for other, model in self._published.items() if other != name}
+        source = self._sources.get(name)
+        traffic = _traffic(source)
+        router = self._routers.direct(name, traffic, versions, source.signatures if source else {})
         if versions:
             ordered = dict(sorted(versions.items(), key=lambda item: int(item[0])))
-            published[name] = Published(ordered, ordered[next(reversed(ordered))])
+            default = str(default_version(map(int, ordered), traffic))
+            published[name] = Published(ordered, ordered[default], router)
         self._published = published
 
     def _set(self, name: str, version: int, status: Status) -> None:
@@ -244,16 +263,22 @@ class Manager:
 
     # -- questions -------------------------------------------------------------------------------------------
 
-    def lease(self, name: str, version: str = "") -> Servable:
+    def lease(self, name: str, version: str = "", request_id: str | None = None) -> Servable:
         """A ready version, held loaded until its `release`; "" asks for the default, the highest ready one.
 
+        With a `request_id`, which may be "", it is for a request, which "" leaves to the model's traffic.
         Raises NotFound for an unknown model or version, ModelNotReady for one that is known but not ready.
         """
         while True:
             published = self._published.get(name)
             if published is None:
                 raise self._absent(name, version)
-            servable = published.versions.get(version) if version else published.default
+            if version:
+                servable = published.versions.get(version)
+            elif published.router is None or request_id is None:
+                servable = published.default
+            else:
+                servable = published.versions.get(published.router.choose(request_id), published.default)
             if servable is None:
                 raise self._absent(name, version)
             if servable.acquire():
@@ -306,9 +331,11 @@ class Manager:
         return sorted(entries + faults, key=lambda entry: (entry.name, int(entry.version or 0)))
 
     def _faults_of(self, name: str, version: int) -> str:
-        """Why instances of a version are out of service, or why it is served unbatched."""
+        """Why instances of a version are out of service, why it is served unbatched, why it is a canary no more."""
         servable = self._versions(name).get(str(version))
-        return servable.remarks if servable else ""
+        router = self.routers.get(name)
+        remarks = (servable.remarks if servable else "", router.remark(str(version)) if router else "")
+        return "; ".join(filter(None, remarks))
 
     def versions_by_state(self) -> dict[str, int]:
         counts = {state.value: 0 for state in State}
@@ -344,6 +371,7 @@ class Manager:
             self._stopped = True
             servables = [servable for model in self._published.values() for servable in model.versions.values()]
             self._published = {}
+        self._routers.close()
         self._loaders.shutdown(wait=False, cancel_futures=True)
         for servable in servables:
             servable.retire()
@@ -355,6 +383,10 @@ class Manager:
                 drained = False
         _, unfinished = wait(set(self._tasks), max(0.0, deadline - time.monotonic()))
         return drained and not unfinished
+
+
+def _traffic(source: ModelSource | None) -> TrafficConfig | None:
+    return source.config.traffic if source is not None else None
 
 
 def _describe(statuses: Mapping[int, Status]) -> str:

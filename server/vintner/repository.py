@@ -261,7 +261,7 @@ def _source(name: str, directory: Path, config: ModelConfig, backends: Backends)
     """Raises ConfigError where the policy selects nothing, and where there is neither a version nor a model."""
     present = _versions(directory)
     available = present or {1: directory}
-    selected = config.version_policy.select(available)
+    selected = config.wanted_versions(available)
     if not selected:
         there = ", ".join(map(str, sorted(available)))
         raise ConfigError(f"no version to serve: the policy is '{config.version_policy}', there is {there}")

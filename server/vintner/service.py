@@ -129,6 +129,7 @@ class Service:
         started = time.monotonic()
         try:
             servable = self._admit(request)
+            router = self._manager.routers.get(request.model_name) if not request.model_version else None
         except Exception as exc:
             self._manager.registry.rejected[protocol].observe(_outcome(exc), time.monotonic() - started)
             reply(exc)
@@ -139,8 +140,11 @@ class Service:
             servable.release()
             with self._lock:
                 self._running -= 1
-            metrics.observe(_outcome(result), time.monotonic() - started)
+            outcome, seconds = _outcome(result), time.monotonic() - started
+            metrics.observe(outcome, seconds)
             reply(result)
+            if router is not None:
+                router.settled(request, servable, result, outcome, seconds)
 
         try:
             return servable.submit(request, settle)
@@ -172,10 +176,10 @@ class Service:
         """Counts a request that a front end could not decode."""
         self._manager.registry.rejected[protocol].observe(error.outcome, 0.0)
 
-    def _lease(self, name: str, version: str) -> Servable:
+    def _lease(self, name: str, version: str, request_id: str | None = None) -> Servable:
         if not name:
             raise InvalidArgument("Model name cannot be empty")
-        return self._manager.lease(name, version)
+        return self._manager.lease(name, version, request_id)
 
     def _admit(self, request: Request) -> Servable:
         """Takes one of the places that the server has for inferences, and a lease on the model.
@@ -187,7 +191,7 @@ class Service:
                 raise QueueFull(f"Exceeds maximum queue size: the server runs {self._limit} requests already")
             self._running += 1
         try:
-            return self._lease(request.model_name, request.model_version)
+            return self._lease(request.model_name, request.model_version, request.id)
         except Exception:
             with self._lock:
                 self._running -= 1
