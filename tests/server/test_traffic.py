@@ -1,4 +1,4 @@
-"""Canaries and shadows over sockets: who answers, what is compared, and what becomes of a canary that fails or is slow."""
+"""Canaries and shadows over sockets: who answers, what is compared, what becomes of a canary that is bad."""
 
 from __future__ import annotations
 

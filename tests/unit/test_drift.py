@@ -42,9 +42,7 @@ def between(datatype: str, served: Any, shadow: Any) -> Difference:
         ("FP64", [1e308], [-1e308], LARGEST, LARGEST),
     ],
 )
-def test_differences_are_those_of_the_values(
-    datatype: str, served: Any, shadow: Any, total: Any, largest: Any
-) -> None:
+def test_differences_are_those_of_the_values(datatype: str, served: Any, shadow: Any, total: Any, largest: Any) -> None:
     apart = between(datatype, served, shadow)
     assert (apart.elements, apart.total, apart.largest) == (np.size(served), total, largest)
     assert apart.mismatches == 0
@@ -103,9 +101,7 @@ def test_differences_are_symmetric_finite_and_complete(served: Any, shadow: Any)
     assert 0 <= apart.largest <= apart.total <= apart.elements * apart.largest * (1 + 1e-9)
     alike = np.count_nonzero(~np.isfinite(served) & ((served == shadow) | (np.isnan(served) & np.isnan(shadow))))
     assert apart.elements + apart.mismatches + alike == served.size
-    assert between("FP32", served, served) == Difference(
-        int(np.count_nonzero(np.isfinite(served))), 0.0, 0.0, 3, 3
-    )
+    assert between("FP32", served, served) == Difference(int(np.count_nonzero(np.isfinite(served))), 0.0, 0.0, 3, 3)
 
 
 def test_a_drift_adds_up_by_output() -> None:

@@ -1,4 +1,4 @@
-"""The traffic of one model through the service, on the in-memory backend: what is routed, judged, copied and counted."""
+"""The traffic of a model through the service, in memory: what is routed, judged, copied and counted."""
 
 from __future__ import annotations
 
