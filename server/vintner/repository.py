@@ -314,7 +314,7 @@ def make_source(
     version nor a model."""
     name = naming.given or (naming.default if config.name is None else None) or _configured_name(place, config)
     check_model_name(name)
-    selected = config.version_policy.select(available)
+    selected = config.wanted_versions(available)
     if not selected:
         there = ", ".join(map(str, sorted(available)))
         raise ConfigError(f"no version to serve: the policy is '{config.version_policy}', there is {there}")
