@@ -54,6 +54,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "load_model": ("a:b", ("a:b",)),
     "allow_model_upload": ("on", True),
     "max_upload_bytes": ("5Mi", 5 << 20),
+    "model_memory_budget": ("8GiB", 8 << 30),
     "upload_dir": ("/uploads", Path("/uploads")),
     "strict_readiness": ("off", False),
     "drain_seconds": ("2.5", 2.5),
