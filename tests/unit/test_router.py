@@ -50,7 +50,7 @@ class World:
         assert self.manager.settled.wait(WAIT)
 
     def model(self, version: int) -> FakeModel:
-        return next(model for model in self.backend.loaded if model.spec.path.parent.name == str(version))
+        return next(model for model in reversed(self.backend.loaded) if model.spec.path.parent.name == str(version))
 
     def ask(self, version: str = "", **options: Any) -> Response:
         return self.service.infer(Request("m", version, {"input": ones()}, **options), "grpc")
