@@ -383,3 +383,37 @@ def test_a_shadow_that_is_changed_starts_anew(world: World) -> None:
     world.serve({"default": 1, "canary": {"version": 2, "percent": 1}}, 1, 2)
     assert world.router.shadow is None
     assert world.metric("vintner_shadow_skipped_total") is None
+
+
+def test_no_request_fails_and_no_lease_is_lost_while_traffic_changes(world: World) -> None:
+    world.serve({"default": 1}, 1, 2, 3)
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def client() -> None:
+        while not stop.is_set():
+            try:
+                world.ask()
+            except Exception as exc:
+                failures.append(exc)
+
+    clients = [threading.Thread(target=client) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    kinds: list[dict[str, Any] | None] = [
+        {"default": 1, "canary": {"version": 2, "percent": 50}, "shadow": {"version": 3}},
+        {"default": 2, "shadow": {"version": 1}},
+        None,
+        {"canary": {"version": 1, "percent": 10}, "shadow": {"version": 3, "percent": 50}},
+    ]
+    for number in range(40):
+        world.serve(kinds[number % 4], 1, 2, 3, signatures={3: number})
+        for router in list(world.manager.routers.values()):
+            assert router.shadow is not None
+            wait_until(lambda shadow=router.shadow: shadow.outcomes)  # type: ignore[misc]
+    stop.set()
+    for thread in clients:
+        thread.join(WAIT)
+    assert failures == []
+    wait_until(lambda: world.metric("vintner_requests_in_flight") == 0)
+    wait_until(lambda: not world.shadow._copies)
