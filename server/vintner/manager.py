@@ -329,6 +329,8 @@ class Manager:
             if model is None or model.source is None or not model.admitted:
                 raise NotFound(f"Request for unknown model: '{name}' is not found")
             model.directed = traffic
+            if name in self.routers:
+                self.routers[name].renew()
             self._publish(model)
             self._share()
             self._step(model)
@@ -529,8 +531,8 @@ class Manager:
         """Replaces the published versions of one model. Needs the lock."""
         versions = {n: record.servable for n, record in sorted(model.versions.items()) if record.servable is not None}
         by_name = {str(number): servable for number, servable in versions.items()}
-        signatures = model.source.signatures if model.source is not None else {}
-        router = self._routers.direct(model.name, model.traffic, by_name, signatures)
+        revisions = {number: model.versions[number].serving for number in versions}
+        router = self._routers.direct(model.name, model.traffic, by_name, revisions)
         published = dict(self._published)
         published.pop(model.name, None)
         if versions:
@@ -762,7 +764,6 @@ class Manager:
     def stop(self, timeout: float) -> bool:
         """Unloads everything, waiting up to `timeout` seconds for leases and for loads. False if that was too short."""
         deadline = time.monotonic() + timeout
-        self._routers.close()
         with self._lock:
             self._stopped = True
             records = [record for model in self._models.values() for record in model.versions.values()]
@@ -770,6 +771,7 @@ class Manager:
             self._retiring.clear()
             self._published = {}
             self._rested.notify_all()
+        self._routers.close()  # before what shadows have leases on is retired
         for servable in servables:
             servable.retire()
         drained = True
