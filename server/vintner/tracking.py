@@ -117,6 +117,7 @@ class Repository:
         self._wall_clock = wall_clock
         self._links = {root: Links(root, follow_external_links) for root in self.roots}
         self._single: dict[Path, bool] = {}
+        self._known: dict[Path, Mapping[str, Place]] = {}
         self._followed: dict[Path, _Followed] = {}
         self._remote: dict[int, bool] = {}
         self.due = inf
@@ -150,7 +151,12 @@ class Repository:
         return combine([item for item in found.values() if not isinstance(item, Unsettled)], unsettled)
 
     def _places(self, root: Path) -> Sequence[Place]:
-        return find_places(root, self._links[root], self._backends, self._single.get(root))
+        known = self._known.get(root)
+        places = find_places(root, self._links[root], self._backends, self._single.get(root), known or {})
+        if not places and known != {}:
+            logger.info("the model repository %s is empty", root)
+        self._known[root] = {place.directory.name: place for place in places if not place.mounted}
+        return places
 
     def _look(self, place: Place, naming: Naming, now: float, settle: bool) -> Outcome | Unsettled:
         followed = self._followed[place.directory]
@@ -207,10 +213,10 @@ class Repository:
         config, records = followed.config, followed.versions
         assert config is not None
         accepted = {number: records[path].accepted for number, path in contents.versions.items()}
-        key = (naming, config.accepted, tuple((contents.versions[number], accepted[number]) for number in accepted))
-        if key == followed.key and followed.outcome is not None:
-            return followed.outcome
         available = {number: contents.versions[number] for number in accepted if accepted[number] is not None}
+        key = (naming, config.accepted, tuple((path, accepted[number]) for number, path in available.items()))
+        if key == followed.key and isinstance(followed.outcome, ModelSource | Fault):
+            return followed.outcome
         if config.accepted is None or not available:
             reason = config.reason or records[contents.versions[max(contents.versions)]].reason
             followed.outcome = Unsettled(naming.shown(place), reason)

@@ -4,14 +4,19 @@ says so."""
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from fake_backend import FakeBackend, fake_model, write_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from vintner import tracking
 from vintner.backend import Backends
 from vintner.errors import ConfigError
@@ -79,7 +84,7 @@ def test_a_new_model_is_there_once_it_has_come_to_rest(world: World) -> None:
     assert world.look(0.9).unsettled
     assert world.look(0.9).unsettled
     assert numbers(world.look(0.1)) == {"m": [1]}
-    assert world.repository.due == float("inf")
+    assert world.repository.due == inf
 
 
 def test_what_rests_is_the_same_object_look_after_look(world: World) -> None:
@@ -248,7 +253,7 @@ def test_an_unfinished_upload_keeps_a_version_waiting_until_it_ends(world: World
     (world.root / "m" / "1" / name).write_text("")
     found = world.rest()
     assert found.unsettled == {"m": f"{name} is still being uploaded"}
-    assert world.repository.due == float("inf")
+    assert world.repository.due == inf
     (world.root / "m" / "1" / name).rename(world.root / "m" / "1" / "weights")
     assert world.look().unsettled
     assert numbers(world.look(SETTLE)) == {"m": [1]}
@@ -408,6 +413,21 @@ def test_a_root_that_is_away_for_a_moment_changes_nothing(tmp_path: Path) -> Non
     assert world.look().models["m"] is before.models["m"]
 
 
+def test_that_a_repository_is_empty_is_told_once_and_again_when_it_becomes_so(world: World, caplog) -> None:
+    caplog.set_level("INFO")
+
+    def times() -> int:
+        return sum(record.message == f"the model repository {world.root} is empty" for record in caplog.records)
+
+    world.rest()
+    assert times() == 1
+    write_model(world.root / "m" / "1")
+    world.rest()
+    shutil.rmtree(world.root / "m")
+    world.rest()
+    assert times() == 2
+
+
 def test_a_broken_model_that_is_mended_is_tried_again(world: World) -> None:
     (world.root / "m").mkdir()
     assert "no model recognised" in world.rest().faults["m"]
@@ -427,3 +447,98 @@ def test_a_look_at_a_thousand_models_asks_no_backend_and_reads_no_file(world: Wo
     monkeypatch.setattr(io, "open", touched)
     monkeypatch.setattr(FakeBackend, "find", touched)
     assert world.look() == before
+
+
+# -- whatever happens ------------------------------------------------------------------------------------------------
+
+
+def write(root: Path, model: str, version: str) -> None:
+    path = root / model / version / "model.fake"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fake_model()) + " " * (path.stat().st_size % 7 if path.exists() else 0))
+
+
+def remove(root: Path, model: str, version: str) -> None:
+    shutil.rmtree(root / model / version, ignore_errors=True)
+
+
+def remove_the_file(root: Path, model: str, version: str) -> None:
+    (root / model / version / "model.fake").unlink(missing_ok=True)
+
+
+def remove_the_model(root: Path, model: str, version: str) -> None:
+    shutil.rmtree(root / model, ignore_errors=True)
+
+
+def configure(root: Path, model: str, version: str) -> None:
+    (root / model).mkdir(exist_ok=True)
+    (root / model / "config.yaml").write_text(f"version_policy: {{specific: [{version}]}}")
+
+
+def break_the_configuration(root: Path, model: str, version: str) -> None:
+    (root / model).mkdir(exist_ok=True)
+    (root / model / "config.yaml").write_text("instances: many")
+
+
+def remove_the_configuration(root: Path, model: str, version: str) -> None:
+    (root / model / "config.yaml").unlink(missing_ok=True)
+
+
+def swap(root: Path, model: str, version: str) -> None:
+    write(root, model, "next.tmp")
+    remove(root, model, version)
+    rename_into_place(root / model / "next.tmp", root / model / version)
+
+
+def make_flat(root: Path, model: str, version: str) -> None:
+    (root / model).mkdir(exist_ok=True)
+    (root / model / "model.fake").write_text(json.dumps(fake_model()))
+
+
+ACTIONS = st.sampled_from(
+    [
+        write, remove, remove_the_file, remove_the_model, configure, break_the_configuration, remove_the_configuration,
+        swap, make_flat,
+    ]
+)  # fmt: skip
+STEPS = st.lists(
+    st.tuples(ACTIONS, st.sampled_from("ab"), st.sampled_from("12"), st.floats(0.0, 2 * SETTLE), st.booleans()),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_what_rests_is_what_a_scan_finds_whatever_happened_before(steps) -> None:
+    with TemporaryDirectory() as directory:
+        world = World(Path(directory))
+        write(world.root, "keep", "1")  # so that the root is a repository all the time
+        world.rest()
+        for act, model, version, later, settle in steps:
+            act(world.root, model, version)
+            found = world.look(later, settle=settle)
+            assert "keep" in found.models
+            for source in found.models.values():
+                assert all(path.is_dir() for path in source.available.values())
+                assert set(source.versions) <= set(source.available) == set(source.signatures)
+        world.rest()
+        assert world.repository.due == inf
+        assert world.look() == scan([world.root], world.backends)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_a_version_is_given_only_as_it_was_while_it_rested(steps) -> None:
+    """What is written anew before every look never rests, so it is never given as it is."""
+    with TemporaryDirectory() as directory:
+        world = World(Path(directory))
+        write(world.root, "keep", "1")
+        before = world.rest().models["keep"]
+        restless = world.root / "keep" / "2" / "model.fake"
+        for number, (act, model, version, later, _) in enumerate(steps):
+            act(world.root, model, version)
+            restless.parent.mkdir(exist_ok=True)
+            restless.write_text(" " * number)
+            found = world.look(min(later, 0.9 * SETTLE)).models["keep"]
+            assert found is before
