@@ -166,9 +166,10 @@ class Repository:
             return self._unreadable(place, naming, followed, f"cannot read {exc.filename}: {exc.strerror}")
         if followed.rests_on(listing, naming) and followed.outcome is not None and settle:
             return followed.outcome
-        followed.listing, followed.trouble = (listing, naming), ""
+        followed.listing = (listing, naming)
         if listing.objection:
-            followed.key, followed.outcome = None, followed.fault(naming.shown(place), listing.objection)
+            followed.key, followed.trouble = None, ""
+            followed.outcome = followed.fault(naming.shown(place), listing.objection)
             return followed.outcome
         contents = judge(listing)
         self._observe(followed, contents, listing.device, now, settle, naming.shown(place))
@@ -216,10 +217,11 @@ class Repository:
         available = {number: contents.versions[number] for number in accepted if accepted[number] is not None}
         key = (naming, config.accepted, tuple((path, accepted[number]) for number, path in available.items()))
         if key == followed.key and isinstance(followed.outcome, ModelSource | Fault):
+            followed.trouble = ""
             return followed.outcome
         if config.accepted is None or not available:
             reason = config.reason or records[contents.versions[max(contents.versions)]].reason
-            followed.outcome = Unsettled(naming.shown(place), reason)
+            followed.outcome = Unsettled(followed.name or naming.shown(place), reason)
         else:
             try:
                 parsed = followed.read(place.directory)
@@ -233,7 +235,7 @@ class Repository:
             else:
                 outcome = followed.fault(outcome.name, outcome.reason)
             followed.outcome = outcome
-        followed.key = key
+        followed.key, followed.trouble = key, ""
         return followed.outcome
 
     def _make(
