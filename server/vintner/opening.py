@@ -6,12 +6,14 @@ Knows no other model and no state of a version. Invariant: what fails halfway le
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from vintner.backend import Backend, Backends, LoadedModel, LoadSpec, close_anyway
 from vintner.errors import LoadError
 from vintner.model_shapes import open_model
+from vintner.ovms_mapping import with_names
 from vintner.pools import Pool
 from vintner.rate_limiter import Claim
 from vintner.repository import ModelSource, find_model, load_specs
@@ -36,6 +38,7 @@ def open_servable(
     Raises OperatorError with the reason if it cannot be loaded, contradicts its configuration, or fails to warm up.
     """
     backend, path = find_model(source, version, backends)
+    source = replace(source, config=with_names(source.config, source.versions[version]))
     models: list[LoadedModel] = []
     try:
         pools: list[Pool] = []
