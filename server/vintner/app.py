@@ -23,7 +23,9 @@ from vintner.config import ServerConfig
 from vintner.cores import available_cores
 from vintner.errors import ConfigError
 from vintner.manager import Manager
-from vintner.repository import scan
+from vintner.ovms_file import OvmsFile
+from vintner.reloading import Wanted
+from vintner.repository import Scan, scan
 from vintner.response_cache import ResponseCache
 from vintner.service import CONTROL_THREADS, Service
 
@@ -107,10 +109,11 @@ class _Server:
         from vintner.http_transport import HttpTransport
 
         self._config = config
-        backends = Backends()
-        self._scan = scan(config.model_repository, backends, config.model_name, config.default_model_name)
+        self._backends = Backends()
+        self._ovms_file = OvmsFile(config.config_path) if config.config_path is not None else None
+        self._scan = self._look()
         self._manager = Manager(
-            backends,
+            self._backends,
             cores=available_cores(),
             cache_dir=config.cache_dir,
             load_threads=config.model_load_threads,
@@ -121,6 +124,7 @@ class _Server:
             self._manager,
             strict_readiness=config.strict_readiness,
             max_concurrent_requests=config.max_concurrent_requests,
+            refresh=self._refresh,
         )
         self._http: HttpTransport = HttpTransport(
             HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests)),
@@ -144,6 +148,19 @@ class _Server:
             max_concurrent_requests=config.max_concurrent_requests,
             fast_path=config.grpc_fast_path,
         )
+
+    def _look(self) -> Scan:
+        config = self._config
+        given = self._ovms_file.read() if self._ovms_file is not None else ()
+        return scan(config.model_repository, self._backends, config.model_name, config.default_model_name, given)
+
+    def _refresh(self) -> Wanted:
+        found = self._look()
+        changed = found != self._scan
+        if changed:
+            self._scan = found
+            self._manager.aspire(found)
+        return Wanted(found, changed)
 
     def start(self, settled: Callable[[], None]) -> None:
         """Starts to answer, not ready yet. `settled` is called when every model has been loaded or has failed."""

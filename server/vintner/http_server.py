@@ -99,6 +99,8 @@ def routes(service: Service, max_request_bytes: int, max_bodies: int) -> list[Ro
         (r"/v2/?", "GET", api.server_metadata),
         (r"/v2/repository/index", "POST", api.repository_index),
         (r"/metrics", "GET", api.metrics),
+        (r"/v1/config", "GET", api.version_states),
+        (r"/v1/config/reload", "POST", api.reload),
     ]
     return [
         *(Route(re.compile(pattern), _with_head(method, answer)) for pattern, method, answer in table),
@@ -234,6 +236,13 @@ class _Api:
             for e in self._service.repository_index(ready_only)
         ]
         return 200, (JSON,), orjson.dumps(entries)
+
+    def version_states(self, environ: Environ) -> Answer:
+        return 200, (JSON,), orjson.dumps(self._service.version_states())
+
+    def reload(self, environ: Environ) -> Answer:
+        status = 201 if self._service.reload() else 200
+        return status, (JSON,), orjson.dumps(self._service.version_states())
 
     def infer(self, environ: Environ, model: str, version: str) -> Begin:
         try:

@@ -69,14 +69,30 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenModel:
+    """A model whose name and configuration come from elsewhere than its directory, which has no say in them.
+
+    `problem` says why it cannot even be tried.
+    """
+
+    name: str
+    root: Path
+    config: ModelConfig = field(default_factory=ModelConfig)
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Place:
     """A directory that is a model. A `mounted` one is a root, whose own name is the operator's and not the model's."""
 
     directory: Path
     mounted: bool
+    given: GivenModel | None = None
 
     @property
     def name(self) -> str:
+        if self.given is not None:
+            return self.given.name
         return os.path.basename(os.path.abspath(self.directory))
 
 
@@ -87,9 +103,14 @@ class _Fault:
 
 
 def scan(
-    roots: Sequence[Path], backends: Backends, model_name: str | None = None, default_name: str | None = None
+    roots: Sequence[Path],
+    backends: Backends,
+    model_name: str | None = None,
+    default_name: str | None = None,
+    given: Sequence[GivenModel] = (),
 ) -> Scan:
-    """Reads the repositories; `model_name` is what a repository of a single model serves it as.
+    """Reads the repositories, and the models that are `given`; `model_name` is what a repository of a single model
+    serves it as.
 
     A root that is given twice counts once. A single model is served as `model_name`, else as the name in its
     configuration, else as `default_name`, else as its directory. Raises ConfigError for a root that is no readable
@@ -100,6 +121,7 @@ def scan(
     if model_name is not None:
         _check_single(model_name, places)
     found = [_read(place, model_name, default_name if len(places) == 1 else None, backends) for place in places]
+    found += [_read(_Place(model.root, mounted=True, given=model), None, None, backends) for model in given]
     counts = Counter(item.name for item in found)
     twice = {name: "model appears in two or more repositories" for name, count in counts.items() if count > 1}
     models = {item.name: item for item in found if isinstance(item, ModelSource) and item.name not in twice}
@@ -226,8 +248,7 @@ def _recogniser(directory: Path, backends: Backends) -> str | None:
 
 def _read(place: _Place, model_name: str | None, default_name: str | None, backends: Backends) -> ModelSource | _Fault:
     try:
-        config = _read_config(place.directory)
-        name = model_name or (default_name if config.name is None else None) or _configured_name(place, config)
+        name, config = _identify(place, model_name, default_name)
         check_model_name(name)
         return _source(name, place.directory, config, backends)
     except ConfigError as exc:
@@ -238,6 +259,15 @@ def _read(place: _Place, model_name: str | None, default_name: str | None, backe
         logger.exception("looking for a model in %s failed", place.directory)
         reason = f"{type(exc).__name__}: {exc}"
     return _Fault(repr(model_name or place.name)[1:-1], reason)  # repr, for a name may be bytes that are not UTF-8
+
+
+def _identify(place: _Place, model_name: str | None, default_name: str | None) -> tuple[str, ModelConfig]:
+    if place.given is not None:
+        if place.given.problem:
+            raise ConfigError(place.given.problem)
+        return place.given.name, place.given.config
+    config = _read_config(place.directory)
+    return model_name or (default_name if config.name is None else None) or _configured_name(place, config), config
 
 
 def _read_config(directory: Path) -> ModelConfig:

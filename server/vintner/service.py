@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from vintner import __version__, statistics, triton_view
-from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, VintnerError
+from vintner import __version__, ovms_view, statistics, triton_view
+from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, Unsupported, VintnerError
 from vintner.manager import IndexEntry, Manager
+from vintner.reloading import Refresh, Reloading
 from vintner.servable import Servable
 from vintner.turns import Turn
 from vintner.types import Request, Response, TensorSpec
@@ -52,8 +53,17 @@ class ModelMetadata:
 class Service:
     """The operations of KServe v2. Threads: any."""
 
-    def __init__(self, manager: Manager, *, strict_readiness: bool = True, max_concurrent_requests: int = 256) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        *,
+        strict_readiness: bool = True,
+        max_concurrent_requests: int = 256,
+        refresh: Refresh | None = None,
+    ) -> None:
+        """Without `refresh` nothing can be reloaded."""
         self._manager = manager
+        self._reloading = Reloading(manager, refresh) if refresh is not None else None
         self._strict = strict_readiness
         self._limit = max_concurrent_requests
         self._lock = Lock()
@@ -113,6 +123,16 @@ class Service:
 
     def repository_index(self, ready_only: bool = False) -> list[IndexEntry]:
         return [entry for entry in self._manager.index() if not ready_only or entry.state == "READY"]
+
+    def version_states(self) -> dict[str, Any]:
+        """OpenVINO Model Server's document, of every version that is known."""
+        return ovms_view.document(self._manager.index())
+
+    def reload(self) -> bool:
+        """Looks again at what is wanted and waits for it; whether anything changed. Raises as `Reloading.reload`."""
+        if self._reloading is None:
+            raise Unsupported("reloading is not allowed on this server")
+        return self._reloading.reload()
 
     def metrics(self) -> bytes:
         """The Prometheus text."""
