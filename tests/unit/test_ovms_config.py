@@ -237,7 +237,7 @@ def test_a_name_that_is_listed_twice_is_a_problem_of_that_name() -> None:
 
 TEXT = st.text("auto01:,-() NHWC", max_size=8)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
