@@ -12,7 +12,20 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from vintner.logs import LogFormat, LogLevel
-from vintner.option_kinds import ADDRESS, BOOLEAN, DIRECTORY, FILE, NAME, PORT, RESOURCE, SECONDS, choice, integer, size
+from vintner.option_kinds import (
+    ADDRESS,
+    BOOLEAN,
+    DIRECTORY,
+    FILE,
+    NAME,
+    PERIOD,
+    PORT,
+    RESOURCE,
+    SECONDS,
+    choice,
+    integer,
+    size,
+)
 from vintner.options import (
     Option,
     UsageError,
@@ -112,6 +125,27 @@ class ServerConfig:
             repeatable=True,
             separator=",",
         ),
+    )
+    repository_poll_seconds: float = field(
+        default=2.0,
+        metadata=as_option(
+            PERIOD,
+            "How often to look for changes where the file system does not tell of them.",
+            aliases=("--repository-poll-secs",),
+        ),
+    )
+    repository_settle_seconds: float = field(
+        default=0.75,
+        metadata=as_option(
+            SECONDS, "For how long a version's or configuration's files must not change before they are taken."
+        ),
+    )
+    require_ready_marker: bool = field(
+        default=False,
+        metadata=as_option(BOOLEAN, "Take only versions with a file `.ready`, written after all their other files."),
+    )
+    follow_external_links: bool = field(
+        default=False, metadata=as_option(BOOLEAN, "Follow links in a repository that lead out of it.")
     )
     model_load_threads: int = field(
         default=4, metadata=as_option(integer(1), "Model versions that are loaded at the same time.")
