@@ -32,6 +32,7 @@ from vintner_backends.openvino_config import (
     streams_of,
 )
 from vintner_backends.openvino_instance import SHARED_FROM, OpenVINOInstance, StringInstance, reason
+from vintner_backends.openvino_reshaping import apply_options
 from vintner_backends.openvino_strings import carry_strings_as_bytes
 from vintner_backends.pinning import pinned
 
@@ -88,6 +89,7 @@ class OpenVINOBackend:
         properties = compile_properties(self._core, spec, budget)
         with library_errors(spec.path):
             model = self._core.read_model(spec.path, config=read_properties(spec))
+        model = apply_options(model, spec.options, port_names)
         reshape(model, spec.shapes, spec.rows)
         inputs, outputs = tensor_specs(model.inputs, "input"), tensor_specs(model.outputs, "output")
         carry_strings_as_bytes(model)

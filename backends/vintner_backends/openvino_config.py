@@ -14,6 +14,7 @@ from vintner.backend import LoadSpec
 from vintner.errors import LoadError, nearest
 
 from vintner_backends.cpu_budget import CpuBudget
+from vintner_backends.openvino_reshaping import OPTIONS as RESHAPING
 
 COMPOSITE: Final = ("AUTO", "HETERO", "MULTI", "BATCH")
 OWN_PINNING: Final = ("ENABLE_CPU_PINNING", "ENABLE_CPU_RESERVATION")
@@ -64,7 +65,8 @@ def compile_properties(core: ov.Core, spec: LoadSpec, budget: CpuBudget) -> dict
         properties["INFERENCE_PRECISION_HINT"] = spec.precision
     if spec.cache_dir is not None:
         properties["CACHE_DIR"] = str(spec.cache_dir)
-    return {**properties, **spec.options, "DEVICE_PROPERTIES": {"CPU": processor_properties(spec, budget)}}
+    own = {name: value for name, value in spec.options.items() if name not in RESHAPING}
+    return {**properties, **own, "DEVICE_PROPERTIES": {"CPU": processor_properties(spec, budget)}}
 
 
 def processor_properties(spec: LoadSpec, budget: CpuBudget) -> dict[str, Any]:
@@ -131,7 +133,7 @@ def read_properties(spec: LoadSpec) -> dict[str, Any]:
 
 def check_options(core: ov.Core, spec: LoadSpec) -> None:
     device = spec.device.partition(":")[0]
-    known = {*core.get_property(device, "SUPPORTED_PROPERTIES"), "ENABLE_CPU_PINNING", "ENABLE_MMAP"}
+    known = {*core.get_property(device, "SUPPORTED_PROPERTIES"), "ENABLE_CPU_PINNING", "ENABLE_MMAP", *RESHAPING}
     for option in spec.options:
         if option in SETTINGS:
             raise LoadError(f"backend option '{option}' has a setting of its own: {SETTINGS[option]}")

@@ -26,6 +26,8 @@ from vintner.cores import available_cores
 from vintner.errors import ConfigError
 from vintner.manager import Admission, Manager
 from vintner.model_control import ModelControl
+from vintner.ovms_file import OvmsFile
+from vintner.repository import Scan
 from vintner.response_cache import ResponseCache
 from vintner.service import CONTROL_THREADS, Service
 from vintner.tracking import Repository
@@ -133,6 +135,7 @@ class _Server:
             strict_readiness=config.strict_readiness,
             max_concurrent_requests=config.max_concurrent_requests,
             control=ModelControl(self._manager, config.model_control, self._watcher.refresh, self._uploads),
+            refresh=self._reload if config.config_path or config.model_control == "poll" else None,
         )
         upload = config.max_upload_bytes if self._uploads else 0
         self._http: HttpTransport = HttpTransport(
@@ -157,6 +160,12 @@ class _Server:
             max_concurrent_requests=config.max_concurrent_requests,
             fast_path=config.grpc_fast_path,
         )
+
+    def _reload(self) -> Scan:
+        """An operator's word: what is there now is wanted, in every mode."""
+        found = self._watcher.refresh()
+        self._manager.adopt()
+        return found
 
     def start(self, settled: Callable[[], None]) -> None:
         """Starts to answer, not ready yet. `settled` is called when every model has been loaded or has failed."""
@@ -223,6 +232,7 @@ def _repository(config: ServerConfig, backends: Backends) -> Repository:
         settle_seconds=config.repository_settle_seconds,
         require_ready_marker=config.require_ready_marker,
         follow_external_links=config.follow_external_links,
+        given=OvmsFile(config.config_path) if config.config_path is not None else None,
     )
 
 

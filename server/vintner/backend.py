@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 from vintner.errors import ConfigError, nearest
@@ -128,11 +129,12 @@ def close_anyway(close: Callable[[], None], name: str) -> None:
 
 
 class Backends:
-    """The backends that are installed, each imported when it is first asked for."""
+    """The backends that are installed, each imported and made once, when it is first asked for. Threads: any."""
 
     def __init__(self, points: Mapping[str, EntryPoint] | None = None, made: Mapping[str, Backend] | None = None):
         """Tests pass `made`; otherwise the installed entry points are read."""
         self._made: dict[str, Backend] = dict(made or {})
+        self._lock = Lock()
         if points is None:
             points = {} if made is not None else {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
         self._points = points
@@ -145,14 +147,20 @@ class Backends:
     def get(self, name: str) -> Backend:
         """Raises ConfigError for a name that is not installed, or a backend that cannot be imported."""
         backend = self._made.get(name)
-        if backend is None:
-            if name not in self._points:
-                raise ConfigError(f"unknown backend '{name}'{nearest(name, self.names)}")
-            try:
-                backend = self._points[name].load()()
-            except Exception as exc:
-                raise ConfigError(f"backend '{name}' cannot be imported: {exc}") from exc
-            self._made[name] = backend
+        if backend is not None:
+            return backend
+        with self._lock:  # the first use of a runtime in two threads at once can stand still for ever
+            if name not in self._made:
+                self._made[name] = self._make(name)
+            return self._made[name]
+
+    def _make(self, name: str) -> Backend:
+        if name not in self._points:
+            raise ConfigError(f"unknown backend '{name}'{nearest(name, self.names)}")
+        try:
+            backend: Backend = self._points[name].load()()
+        except Exception as exc:
+            raise ConfigError(f"backend '{name}' cannot be imported: {exc}") from exc
         return backend
 
     def find(self, directory: Path, name: str | None) -> tuple[str, Path]:

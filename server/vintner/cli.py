@@ -86,8 +86,10 @@ def _option_help(option: Option) -> str:
 
 def _serve(arguments: Sequence[str]) -> int:
     config = load_config(arguments, os.environ)
-    if not config.model_repository:
-        raise ConfigError("no model repository: give --model-repository DIR or set VINTNER_MODEL_REPOSITORY")
+    if not config.model_repository and config.config_path is None:
+        raise ConfigError(
+            "no model repository: give --model-repository DIR or set VINTNER_MODEL_REPOSITORY, or --config-path FILE"
+        )
     from vintner.app import serve as serve_until_signal
 
     return serve_until_signal(config)

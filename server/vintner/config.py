@@ -52,9 +52,13 @@ class ServerConfig:
         metadata=as_option(
             DIRECTORY,
             "Directory of models: a repository, one versioned model, or the files of a single model.",
-            aliases=("--model-dir",),
+            aliases=("--model-dir", "--model-path"),
             repeatable=True,
         ),
+    )
+    config_path: Path | None = field(
+        default=None,
+        metadata=as_option(FILE, "OpenVINO Model Server's config.json, whose models are served too."),
     )
     model_name: str | None = field(
         default=None,

@@ -106,6 +106,8 @@ def routes(service: Service, max_request_bytes: int, max_bodies: int, max_upload
         (r"/v2/repository/models/(?P<model>[^/]+)/unload", "POST", api.unload),
         (r"/v2/repository/[^/]+/(?:index|models/[^/]+/(?:load|unload))", "POST", _refuse_repository_name),
         (r"/metrics", "GET", api.metrics),
+        (r"/v1/config", "GET", api.version_states),
+        (r"/v1/config/reload", "POST", api.reload),
     ]
     return [
         *(Route(re.compile(pattern), _with_head(method, answer)) for pattern, method, answer in table),
@@ -261,6 +263,13 @@ class _Api:
         with self._service.one_control_call():
             self._service.unload_model(model, http_control.decode_parameters(read_body(environ, self._limit)))
         return 200, (JSON,), b"{}"
+
+    def version_states(self, environ: Environ) -> Answer:
+        return 200, (JSON,), orjson.dumps(self._service.version_states())
+
+    def reload(self, environ: Environ) -> Answer:
+        status = 201 if self._service.reload() else 200
+        return status, (JSON,), orjson.dumps(self._service.version_states())
 
     def infer(self, environ: Environ, model: str, version: str) -> Begin:
         try:

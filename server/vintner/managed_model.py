@@ -30,6 +30,8 @@ class IndexEntry:
     version: str
     state: State | None
     reason: str
+    failed: bool = False
+    """Whether something is wrong: it, or a change of it, could not be loaded, or no instance of it works."""
 
 
 class VersionRecord:
@@ -54,6 +56,13 @@ class VersionRecord:
     def held(self) -> Held:
         busy = self.load is not None or self.loaded is not None or self.leaving is not None
         return Held(self.serving, self.tried, self.good, busy)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last load failed, or what is served does not work."""
+        if self.servable is not None and self.servable.down:
+            return True
+        return self.tried != self.serving and not self.held.busy
 
     def describe(self, now: float) -> tuple[State, str]:
         """State and reason, as the index shows them."""
@@ -237,7 +246,7 @@ class ManagedModel:
         if entries:
             return entries
         if self.fault:
-            return [IndexEntry(self.name, "", State.UNAVAILABLE, self.fault)]
+            return [IndexEntry(self.name, "", State.UNAVAILABLE, self.fault, failed=True)]
         if self.unsettled:
             return [IndexEntry(self.name, "", State.LOADING, self.unsettled)]
         return [IndexEntry(self.name, "", None, "")]
@@ -250,7 +259,8 @@ class ManagedModel:
         if state is State.READY:
             fault = f"its change is not used: {self.fault}" if self.fault else self.mismatch
             reason = "; ".join(filter(None, (reason, fault)))
-        return IndexEntry(self.name, str(number), state, reason)
+        failed = bool(self.fault or self.mismatch or self.refusal) or (record is not None and record.failed)
+        return IndexEntry(self.name, str(number), state, reason, failed)
 
     def describe(self, version: str = "") -> str:
         """In words, what there is of all versions, or of one."""
@@ -264,5 +274,5 @@ class ManagedModel:
 
 def _revisions(source: ModelSource) -> dict[int, Revision]:
     loading = source.config.loading
-    paths = source.available or source.versions
+    paths = {**source.versions, **source.available}
     return {version: (str(path), source.signatures.get(version), loading) for version, path in paths.items()}

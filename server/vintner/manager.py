@@ -30,6 +30,7 @@ from vintner.memory_budget import Tenant, in_words, room_for
 from vintner.metrics import Registry
 from vintner.model_config import QueueConfig, TrafficConfig
 from vintner.opening import open_servable
+from vintner.ovms_mapping import with_names
 from vintner.repository import ModelSource, Scan, bytes_of
 from vintner.response_cache import ResponseCache
 from vintner.router import Router, Routers
@@ -184,12 +185,15 @@ class Manager:
         """Applies what of a changed configuration needs no other load to what is served. Needs the lock."""
         if model.source is None:
             return
-        config, model.mismatch = model.source.config, ""
+        model.mismatch = ""
         for number, record in model.versions.items():
             servable = record.servable
-            if servable is None or record.serving != model.available.get(number) or servable.config == config:
+            if servable is None or record.serving != model.available.get(number):
                 continue
             try:
+                config = with_names(model.source.config, model.source.path(number))
+                if servable.config == config:
+                    continue
                 servable.reconfigure(config)
             except OperatorError as exc:
                 model.mismatch = f"its changed configuration is not used: {exc}"
@@ -245,6 +249,15 @@ class Manager:
     def _changed(self) -> None:
         for listener in self._listeners:
             listener()
+
+    def adopt(self) -> None:
+        """Puts what the last scan found of all models that are served into effect, where that is not done by itself."""
+        with self._lock:
+            for model in list(self._models.values()):
+                if model.admitted and model.latest is not None and model.latest is not model.source:
+                    self._take(model, model.latest)
+                    self._step(model)
+        self._changed()
 
     # -- control by name -------------------------------------------------------------------------------------
 
@@ -784,7 +797,7 @@ class Manager:
                 f"model '{name}'{f' version {entry.version}' if entry.version else ''} is {entry.state}"
                 f"{f': {entry.reason}' if entry.reason else ''}"
                 for entry in model.entries()
-                if entry.state in (State.LOADING, State.UNAVAILABLE) and entry.reason != UNLOADED
+                if entry.state is State.LOADING or (entry.state is State.UNAVAILABLE and entry.failed)
             ]
 
     # -- end -------------------------------------------------------------------------------------------------
@@ -823,11 +836,10 @@ def _size(source: ModelSource, version: int) -> int:
     """Bytes that a version is expected to take."""
     if source.config.memory_bytes is not None:
         return source.config.memory_bytes
-    path = (source.available or source.versions).get(version)
-    return bytes_of(path) * len(source.config.in_pools()) if path is not None else 0
+    return bytes_of(source.path(version)) * len(source.config.in_pools())
 
 
 def _tenant(model: ManagedModel) -> Tenant:
     occupied = [record.number for record in model.versions.values() if record.servable or record.held.busy]
-    size = sum(_size(model.source, number) for number in occupied) if model.source else 0
+    size = sum(_size(model.source, number) for number in occupied if number in model.available) if model.source else 0
     return Tenant(model.name, size, -model.idle_seconds, model.idle_seconds > 0 and not model.loading)

@@ -6,6 +6,7 @@ Knows no other model and no state of a version. Invariant: what fails halfway le
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from vintner.backend import Backend, Backends, LoadedModel, LoadSpec, close_anyw
 from vintner.errors import LoadError
 from vintner.manifest import check_manifest
 from vintner.model_shapes import open_model
+from vintner.ovms_mapping import with_names
 from vintner.pools import Pool
 from vintner.rate_limiter import Claim
 from vintner.repository import ModelSource, find_model, load_specs
@@ -38,6 +40,7 @@ def open_servable(
     """
     backend, path = find_model(source, version, backends)
     check_manifest(source.versions[version])
+    source = replace(source, config=with_names(source.config, source.versions[version]))
     models: list[LoadedModel] = []
     try:
         pools: list[Pool] = []

@@ -66,6 +66,10 @@ class ModelSource:
     """Whether a version still has its signature; looks at the files."""
     kept: object = None
 
+    def path(self, version: int) -> Path:
+        """Of a version that is there."""
+        return self.available[version] if version in self.available else self.versions[version]
+
 
 @dataclass(frozen=True, slots=True)
 class Scan:
@@ -75,6 +79,19 @@ class Scan:
     models: Mapping[str, ModelSource]
     faults: Mapping[str, str]
     unsettled: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenModel:
+    """A model whose name and configuration come from elsewhere than its directory, which has no say in them.
+
+    `problem` says why it cannot even be tried.
+    """
+
+    name: str
+    root: Path
+    config: ModelConfig = field(default_factory=ModelConfig)
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +121,12 @@ def scan(
     backends: Backends,
     model_name: str | None = None,
     default_name: str | None = None,
+    given: Sequence[GivenModel] = (),
     *,
     follow_external_links: bool = False,
 ) -> Scan:
-    """Reads the repositories; `model_name` is what a repository of a single model serves it as.
+    """Reads the repositories, and the models that are `given`; `model_name` is what a repository of a single model
+    serves it as.
 
     A root that is given twice counts once. A single model is served as `model_name`, else as the name in its
     configuration, else as `default_name`, else as its directory. Raises ConfigError for a root that is no readable
@@ -119,7 +138,11 @@ def scan(
         for place in find_places(root, Links(root, follow_external_links), backends)
     ]
     naming = Naming.of(places, model_name, default_name)
-    return combine([read_model(place, naming, backends) for place in places])
+    found = [read_model(place, naming, backends) for place in places]
+    for model in given:
+        place = Place(model.root, True, Links(model.root, follow_external_links))
+        found.append(read_model(place, Naming(model.name, model=model), backends))
+    return combine(found)
 
 
 def distinct_roots(roots: Sequence[Path]) -> Sequence[Path]:
@@ -225,10 +248,14 @@ def check_model_name(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """What the operator says of a single model's name: `given` beats its configuration, `default` its directory."""
+    """What the operator says of a single model's name: `given` beats its configuration, `default` its directory.
+
+    Of a `model` that is given as a whole, the name and the configuration are told.
+    """
 
     given: str | None = None
     default: str | None = None
+    model: GivenModel | None = None
 
     @classmethod
     def of(cls, places: Sequence[Place], model_name: str | None, default_name: str | None) -> Naming:
@@ -239,6 +266,14 @@ class Naming:
                 names = ", ".join(sorted(place.name for place in places))
                 raise ConfigError(f"'{model_name}' can only name a single model; there are {len(places)}: {names}")
         return cls(model_name, default_name if len(places) == 1 else None)
+
+    def config(self, directory: Path) -> ModelConfig:
+        """The configuration of the model in that directory. Raises ConfigError."""
+        if self.model is None:
+            return read_config(directory)
+        if self.model.problem:
+            raise ConfigError(self.model.problem)
+        return self.model.config
 
     def shown(self, place: Place) -> str:
         """How to call what cannot be served under its name: as `repr`, for it may be bytes that are not UTF-8."""
@@ -289,11 +324,13 @@ def read_model(place: Place, naming: Naming, backends: Backends) -> ModelSource 
     """A model as it is there now."""
 
     def build() -> ModelSource:
+        if naming.model is not None:
+            naming.config(place.directory)  # what is wrong with it goes before what is wrong with its directory
         listing = read_listing(place.directory, place.links)
         if listing.objection:
             raise ConfigError(listing.objection)
         contents = judge(listing)
-        config = read_config(place.directory)
+        config = naming.config(place.directory)
         signatures = {version: sight.signature for version, sight in contents.sights.items()}
         return make_source(place, naming, config, contents.versions, signatures, backends)
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore, Event, Lock
 from typing import Any
 
-from vintner import __version__, statistics, triton_view
+from vintner import __version__, ovms_view, statistics, triton_view
 from vintner.control_parameters import Value
-from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, VintnerError
+from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, Unsupported, VintnerError
 from vintner.managed_model import IndexEntry
 from vintner.manager import AwaitLoad, Manager
 from vintner.model_control import ModelControl
 from vintner.parking import PATIENCE, Parking
+from vintner.reloading import Refresh, Reloading
 from vintner.servable import Servable
 from vintner.turns import Turn
 from vintner.types import Request, Response, TensorSpec
@@ -66,9 +67,12 @@ class Service:
         strict_readiness: bool = True,
         max_concurrent_requests: int = 256,
         control: ModelControl | None = None,
+        refresh: Refresh | None = None,
     ) -> None:
+        """Without `refresh` nothing can be reloaded."""
         self._manager = manager
         self._control = control or ModelControl(manager)
+        self._reloading = Reloading(manager, refresh) if refresh is not None else None
         self._strict = strict_readiness
         self._limit = max_concurrent_requests
         self._lock = Lock()
@@ -154,6 +158,16 @@ class Service:
     def unload_model(self, name: str, parameters: Mapping[str, Value]) -> None:
         """Blocks until the model is unloaded. Raises as `ModelControl.unload`."""
         self._control.unload(name, parameters)
+
+    def version_states(self) -> dict[str, Any]:
+        """OpenVINO Model Server's document, of every version that is known."""
+        return ovms_view.document(self._manager.index())
+
+    def reload(self) -> bool:
+        """Looks again at what is wanted and waits for it; whether anything changed. Raises as `Reloading.reload`."""
+        if self._reloading is None:
+            raise Unsupported("reloading is not allowed on this server")
+        return self._reloading.reload()
 
     def metrics(self) -> bytes:
         """The Prometheus text."""

@@ -21,6 +21,7 @@ from vintner.errors import ConfigError
 from vintner.links import Links
 from vintner.model_config import ModelConfig
 from vintner.mounts import read_mounts
+from vintner.ovms_file import OvmsFile
 from vintner.repository import (
     Fault,
     ModelSource,
@@ -81,8 +82,10 @@ class _Followed:
     def fault(self, name: str, reason: str) -> Fault:
         return Fault(self.name or name, reason)
 
-    def read(self, directory: Path) -> ModelConfig | ConfigError:
+    def read(self, directory: Path, naming: Naming) -> ModelConfig | ConfigError:
         """The accepted configuration, or what is wrong with it. Raises OSError."""
+        if naming.model is not None:
+            return naming.config(directory)
         assert self.config is not None
         if self.parsed is None or self.parsed[0] != self.config.accepted:
             try:
@@ -107,21 +110,29 @@ class Repository:
         settle_seconds: float = 0.75,
         require_ready_marker: bool = False,
         follow_external_links: bool = False,
+        given: OvmsFile | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Names are as for `repository.scan`. Reads nothing yet."""
+        """Names are as for `repository.scan`; a file may give further models. Reads no models yet."""
         self.roots = tuple(roots)
         self._backends = backends
         self._names = (model_name, default_name)
         self._rules = Rules(settle_seconds, require_ready_marker)
         self._wall_clock = wall_clock
+        self._given = given
+        self._follow_external_links = follow_external_links
         self._links = {root: Links(root, follow_external_links) for root in self.roots}
         self._single: dict[Path, bool] = {}
         self._known: dict[Path, Mapping[str, Place]] = {}
-        self._followed: dict[Path, _Followed] = {}
+        self._followed: dict[tuple[Path, str], _Followed] = {}
         self._remote: dict[int, bool] = {}
         self.due = inf
         """When, by the clock of `scan`, something that is unsettled could be settled; infinity if nothing waits."""
+
+    @property
+    def has_given(self) -> bool:
+        """Whether there is something to look at beside the roots, of which nothing is heard."""
+        return self._given is not None
 
     @property
     def leads_out(self) -> Sequence[Path]:
@@ -131,18 +142,20 @@ class Repository:
     def scan(self, now: float, settle: bool = True) -> Scan:
         """What there is at `now`, of a clock that only goes forward.
 
-        Without `settle` everything is taken as it is. What did not change is the same object as in the last scan.
+        Without `settle` everything is taken as it is, and a file that gives models but cannot be read is an error; with
+        it, what that file said before still holds. What did not change is the same object as in the last scan.
         Raises ConfigError as `repository.scan`, and then knows what it knew before.
         """
         by_root = {root: self._places(root) for root in distinct_roots(self.roots)}
         places = [place for found in by_root.values() for place in found]
         naming = Naming.of(places, *self._names)
+        named = [((place.directory, ""), place, naming) for place in places] + self._given_places(settle)
         before = self._followed
-        self._followed = {place.directory: before.get(place.directory) or _Followed() for place in places}
-        found = {place.directory: self._look(place, naming, now, settle) for place in places}
+        self._followed = {key: before.get(key) or _Followed() for key, _, _ in named}
+        found = {key: self._look(self._followed[key], place, naming, now, settle) for key, place, naming in named}
         for root, below in by_root.items():
             # A root keeps its layout while it has a model: a stray file beside models must not make it one itself.
-            if any(isinstance(found[place.directory], ModelSource) for place in below):
+            if any(isinstance(found[place.directory, ""], ModelSource) for place in below):
                 self._single[root] = below[0].mounted
             else:
                 self._single.pop(root, None)
@@ -158,8 +171,24 @@ class Repository:
         self._known[root] = {place.directory.name: place for place in places if not place.mounted}
         return places
 
-    def _look(self, place: Place, naming: Naming, now: float, settle: bool) -> Outcome | Unsettled:
-        followed = self._followed[place.directory]
+    def _given_places(self, settle: bool) -> list[tuple[tuple[Path, str], Place, Naming]]:
+        """Two models may be in one directory, under different names."""
+        if self._given is None:
+            return []
+        models = self._given.models if settle else self._given.read()
+        return [
+            (
+                (model.root, model.name),
+                Place(model.root, True, Links(model.root, self._follow_external_links)),
+                Naming(model.name, model=model),
+            )
+            for model in models
+        ]
+
+    def _look(self, followed: _Followed, place: Place, naming: Naming, now: float, settle: bool) -> Outcome | Unsettled:
+        if naming.model is not None and naming.model.problem:
+            followed.key, followed.outcome = None, Fault(naming.model.name, naming.model.problem)
+            return followed.outcome
         try:
             listing = read_listing(place.directory, place.links)
         except OSError as exc:
@@ -224,7 +253,7 @@ class Repository:
             followed.outcome = Unsettled(followed.name or naming.shown(place), reason)
         else:
             try:
-                parsed = followed.read(place.directory)
+                parsed = followed.read(place.directory, naming)
             except OSError as exc:
                 return self._unreadable(place, naming, followed, f"cannot read {exc.filename}: {exc.strerror}")
             signatures = {number: accepted[number] for number in available}

@@ -85,7 +85,11 @@ class Watcher:
             self._stopped.wait(max(SPACING, time.monotonic() - began))
 
     def _patience(self, now: float) -> float:
-        period = self._poll_seconds if self._notices.blind or self._trouble else self._safety_seconds
+        period = (
+            self._poll_seconds
+            if self._notices.blind or self._repository.has_given or self._trouble
+            else self._safety_seconds
+        )
         due = self._repository.due
         return max(0.0, min(period, due - now)) if due < inf else period
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ def start(tmp_path: Path, third_party: dict[str, str]) -> Iterator[Start]:
     """Starts servers of the test's own, with the third party's backend, and ends them."""
     running: list[RunningServer] = []
 
-    def begin(repository: Path, *arguments: str, env: dict[str, str] | None = None) -> RunningServer:
+    def begin(repository: Path | Sequence[Path], *arguments: str, env: dict[str, str] | None = None) -> RunningServer:
         log = tmp_path / f"server-{len(running)}.log"
         running.append(start_server(repository, log, *arguments, env={**third_party, **(env or {})}))
         return running[-1]
