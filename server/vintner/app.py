@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock, Thread
@@ -24,7 +24,7 @@ from vintner.backend import Backends
 from vintner.config import ServerConfig
 from vintner.cores import available_cores
 from vintner.errors import ConfigError
-from vintner.manager import Manager
+from vintner.manager import Admission, Manager
 from vintner.model_control import ModelControl
 from vintner.repository import Scan, scan
 from vintner.response_cache import ResponseCache
@@ -123,7 +123,7 @@ class _Server:
             load_threads=config.model_load_threads,
             cache=ResponseCache(config.response_cache_bytes) if config.response_cache_bytes else None,
             resources=_by_name(config.rate_limit_resource),
-            explicit=config.model_control == "explicit",
+            admission=_admission(config),
         )
         self._service = Service(
             self._manager,
@@ -162,7 +162,7 @@ class _Server:
         self._http.start()
         self._metrics.start()
         self._grpc.start()
-        self._manager.aspire(self._scan, _chosen(self._config.load_model, self._scan))
+        self._manager.aspire(self._scan)
 
     def _scanned(self) -> Scan:
         config = self._config
@@ -213,8 +213,8 @@ def _check_control(config: ServerConfig) -> None:
         raise ConfigError(f"--load-model: '*' means all models and has to be alone, got {', '.join(config.load_model)}")
 
 
-def _chosen(names: Collection[str], found: Scan) -> Collection[str]:
-    return {*found.models, *found.faults, *found.unsettled} if "*" in names else names
+def _admission(config: ServerConfig) -> Admission:
+    return Admission(config.model_control == "explicit", None if "*" in config.load_model else config.load_model)
 
 
 def _uploads(config: ServerConfig) -> Uploads | None:

@@ -46,12 +46,25 @@ class Batcher:
     def __init__(self, batching: Batching, limits: QueueLimits, pools: Pools) -> None:
         self.queue: BatchQueue[Call] = BatchQueue(limits, batching.max_rows, batching.preferred)
         self._pools = pools
-        self._prefers = bool(batching.preferred)
         self._arrivals = Arrivals()
         self._mean_each = math.inf  # seconds of a run for each request of it; long until it has been measured
         self._delay: QueueDelay | None = None
-        if batching.longest_delay and batching.max_rows > 1:
-            self._delay = QueueDelay(batching.longest_delay, max(batching.preferred, default=batching.max_rows))
+        self._adopt(batching)
+
+    def reconfigure(self, batching: Batching, limits: QueueLimits) -> None:
+        """What waits and what was measured stays, and so does `max_rows`."""
+        self.queue.reconfigure(limits, batching.preferred)
+        self._adopt(batching)
+
+    def _adopt(self, batching: Batching) -> None:
+        self._prefers = bool(batching.preferred)
+        rows = max(batching.preferred, default=batching.max_rows)
+        if not batching.longest_delay or batching.max_rows <= 1:
+            self._delay = None
+        elif self._delay is None:
+            self._delay = QueueDelay(batching.longest_delay, rows)
+        else:
+            self._delay.reconfigure(batching.longest_delay, rows)
 
     def push(self, call: Call) -> None:
         """Raises QueueFull, and leaves the queue as it was."""

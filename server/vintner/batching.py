@@ -98,6 +98,12 @@ class BatchQueue(Generic[PendingT]):
         self.bytes = 0
         self.rows = 0
 
+    def reconfigure(self, limits: QueueLimits, preferred: Sequence[int]) -> None:
+        """What waits stays, even where it is more than could come in now."""
+        self._limits = limits
+        self._preferred = sorted(preferred, reverse=True)
+        self._levels = {level: sum(item.level == level for item in self) for level in limits.levels}
+
     def __iter__(self) -> Iterator[PendingT]:
         return (item for _, _, item in self._order)
 

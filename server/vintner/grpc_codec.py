@@ -15,7 +15,7 @@ from google.protobuf.json_format import ParseDict
 
 from vintner.control_parameters import FILE, NO_REPOSITORIES, Value
 from vintner.errors import InvalidArgument, TooLarge, Unsupported, nearest
-from vintner.manager import IndexEntry
+from vintner.managed_model import IndexEntry
 from vintner.pb import grpc_service_pb2 as pb
 from vintner.service import ModelMetadata, ServerMetadata
 from vintner.tensor_bytes import check_shape, decode_raw, encode_raw
@@ -257,7 +257,7 @@ def encode_model_config(document: dict[str, Any]) -> pb.ModelConfigResponse:
 def encode_index(entries: Sequence[IndexEntry]) -> pb.RepositoryIndexResponse:
     index = pb.RepositoryIndexResponse.ModelIndex
     return pb.RepositoryIndexResponse(
-        models=[index(name=e.name, version=e.version, state=str(e.state or ""), reason=e.reason) for e in entries]
+        models=[index(name=e.name, version=e.version, state=e.state or "", reason=e.reason) for e in entries]
     )
 
 

@@ -102,7 +102,7 @@ class GrpcServer:
     def announce_readiness(self) -> None:
         """Tells `grpc.health.v1`, and whoever watches it, whether the server is ready now."""
         serving = health_pb2.HealthCheckResponse.SERVING
-        status = health_pb2.HealthCheckResponse.NOT_SERVING if self._service.readiness() else serving
+        status = serving if self._service.ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", SERVICE_NAME):
             self._health.set(name, status)
 

@@ -15,7 +15,7 @@ import orjson
 from vintner.control_parameters import FILE, Value
 from vintner.errors import InvalidArgument
 from vintner.json_text import parse
-from vintner.manager import IndexEntry
+from vintner.managed_model import IndexEntry
 
 
 def decode_index(body: bytes) -> bool:

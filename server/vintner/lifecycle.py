@@ -1,14 +1,19 @@
 """The states of a model version, and the policy that says what to load and what to unload next.
 
-Pure: the manager carries it out. The policy puts availability first: everything new is loaded before anything old is
-unloaded, and nothing old is unloaded if none of what is wanted could be loaded.
+Pure: the manager carries it out. The policy puts availability first. What is new is loaded beside what is old, and
+nothing old is given up before all that is wanted is there, with two exceptions: a version whose files are gone goes as
+soon as another one can serve, and a model that is to be unloaded first is.
+
+A revision stands for what a version is loaded from: its files and its configuration. Revisions are only ever compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+Revision = Hashable
 
 
 class State(StrEnum):
@@ -21,11 +26,16 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """State of one version, with the reason where it is not ready."""
+class Held:
+    """What there is of one version. With `busy` it is being loaded or unloaded, and left alone meanwhile."""
 
-    state: State
-    reason: str = ""
+    serving: Revision | None = None
+    """The revision that is served."""
+    tried: Revision | None = None
+    """The one that was loaded last, or failed to."""
+    good: Revision | None = None
+    """The one that was served last."""
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +46,53 @@ class Plan:
     unload: tuple[int, ...] = ()
 
 
-def plan(wanted: Collection[int], actual: Mapping[int, Status]) -> Plan:
-    """The next step from actual to wanted versions of one model; an empty plan means that there is none.
+NOTHING = Held()
 
-    A version that failed to load stays UNAVAILABLE and is not tried again by itself: its files have to change first.
+
+def plan(
+    wanted: Mapping[int, Revision],
+    available: Mapping[int, Revision],
+    held: Mapping[int, Held],
+    unload_first: bool = False,
+) -> Plan:
+    """The next step for one model; an empty plan means that there is none, or that something has to end before.
+
+    `available` are the versions that are there, wanted or not. A revision that failed to load is not tried again by
+    itself: the files or the configuration have to change. With `unload_first` the old makes room before the new is
+    loaded; if then nothing of the new can be loaded, what was served before is loaded again if it is still there.
     """
-    load = tuple(sorted(version for version in wanted if version not in actual))
-    loading = any(actual[version].state is State.LOADING for version in wanted if version in actual)
-    if load or loading:
+    idle = [version for version, each in held.items() if not each.busy]
+    load = tuple(sorted(v for v in wanted if _idle(v, held) and held.get(v, NOTHING).tried != wanted[v]))
+    serving = sorted(v for v in idle if held[v].serving is not None)
+    surplus = [v for v in serving if v not in wanted]
+    if load and unload_first:
+        in_the_way = tuple(v for v in serving if v in load or v in surplus)
+        if in_the_way or any(each.busy and each.serving is not None for each in held.values()):
+            return Plan(unload=in_the_way)
+    if load:
         return Plan(load=load)
-    covered = not wanted or any(actual[version].state is State.READY for version in wanted)
-    surplus = (v for v, status in actual.items() if v not in wanted and status.state is State.READY)
-    return Plan(unload=tuple(sorted(surplus)) if covered else ())
+    if any(v in wanted and each.busy for v, each in held.items()):
+        return Plan()
+    if unload_first and wanted and not any(each.serving is not None for each in held.values()):
+        return Plan(load=_former(available, held))
+    return Plan(unload=tuple(_dispensable(surplus, wanted, available, held)))
+
+
+def _idle(version: int, held: Mapping[int, Held]) -> bool:
+    return not held.get(version, NOTHING).busy
+
+
+def _former(available: Mapping[int, Revision], held: Mapping[int, Held]) -> tuple[int, ...]:
+    """The highest version that was served before and is still as it was."""
+    free = {version: each for version, each in held.items() if not each.busy and each.good is not None}
+    unchanged = [version for version, each in free.items() if each.good == available.get(version) != each.tried]
+    return (max(unchanged),) if unchanged else ()
+
+
+def _dispensable(
+    surplus: list[int], wanted: Mapping[int, Revision], available: Mapping[int, Revision], held: Mapping[int, Held]
+) -> list[int]:
+    served = [v for v in wanted if held.get(v, NOTHING).serving is not None]
+    if all(held[v].serving == wanted[v] for v in served) and len(served) == len(wanted):
+        return surplus
+    return [v for v in surplus if v not in available] if served else []

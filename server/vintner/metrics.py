@@ -156,7 +156,7 @@ class RequestMetrics:
 class CacheMetrics:
     """Lookups of one model version in the response cache; the seconds of a miss include the keeping of its answer."""
 
-    __slots__ = ("_lock", "hit_seconds", "hits", "miss_seconds", "misses")
+    __slots__ = ("_lock", "hit_seconds", "hits", "last", "miss_seconds", "misses")
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -164,9 +164,12 @@ class CacheMetrics:
         self.misses = 0
         self.hit_seconds = 0.0
         self.miss_seconds = 0.0
+        self.last = 0.0
+        """Seconds since the epoch."""
 
     def looked_up(self, hit: bool, seconds: float) -> None:
         with self._lock:
+            self.last = time.time()
             if hit:
                 self.hits += 1
                 self.hit_seconds += seconds
@@ -198,6 +201,9 @@ class ModelMetrics:
         self.version = version
         self.gauges = gauges
         self.pools = pools
+        self.load_seconds = 0.0
+        self.size = 0
+        """Bytes that the version is expected to take."""
         self.scheduler = SchedulerMetrics()
         self.cache = CacheMetrics()
         self.requests = {protocol: RequestMetrics() for protocol in PROTOCOLS}
@@ -220,6 +226,7 @@ class Registry:
         self.rejected = {protocol: RequestMetrics() for protocol in PROTOCOLS}
         self.loads = 0
         self.load_failures = 0
+        self.unloads = 0
 
     def add(self, metrics: ModelMetrics) -> None:
         with self._lock:
@@ -229,6 +236,10 @@ class Registry:
         with self._lock:
             if self._models.get((metrics.model, metrics.version)) is metrics:
                 del self._models[metrics.model, metrics.version]
+
+    def unloaded(self) -> None:
+        with self._lock:
+            self.unloads += 1
 
     def loaded(self, seconds: float | None) -> None:
         """Counts a load that took so long, or one that failed (None)."""
@@ -255,6 +266,7 @@ class Registry:
         yield from self._cache(models)
         yield from self._gauges(models)
         yield from self._instances(models)
+        yield from self._loads(models)
         yield from self._server()
 
     def _requests(self, models: Iterable[ModelMetrics]) -> Iterator[Metric]:
@@ -378,6 +390,24 @@ class Registry:
                     family.add_metric([model.model, model.version, device], count)
             yield family
 
+    def _loads(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        labels = ["model", "version"]
+        seconds = GaugeMetricFamily(
+            "vintner_model_load_duration_seconds", "How long the load took, warm-up included.", labels=labels
+        )
+        size = GaugeMetricFamily(
+            "vintner_model_bytes",
+            "What the version counts in the memory budget: its files, or memory_bytes.",
+            labels=labels,
+        )
+        for model in models:
+            seconds.add_metric([model.model, model.version], model.load_seconds)
+            size.add_metric([model.model, model.version], model.size)
+        yield seconds
+        yield size
+
     def _server(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
@@ -387,6 +417,7 @@ class Registry:
         yield versions
         yield CounterMetricFamily("vintner_model_loads", "Model versions loaded.", value=self.loads)
         yield CounterMetricFamily("vintner_model_load_failures", "Loads that failed.", value=self.load_failures)
+        yield CounterMetricFamily("vintner_model_unloads", "Model versions unloaded.", value=self.unloads)
         yield GaugeMetricFamily("vintner_start_time_seconds", "When the server started.", value=self._started)
         yield InfoMetricFamily(
             "vintner_build", "This build.", value={"version": __version__, "python": platform.python_version()}

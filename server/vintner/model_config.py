@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import (
@@ -132,6 +132,31 @@ Cores = Annotated[str, Field(min_length=1), BeforeValidator(lambda given: str(gi
 Count = Annotated[int, Field(strict=True, ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Shape = tuple[Annotated[int, Field(strict=True, ge=-1)], ...]
+
+
+IN_PLACE: Final = frozenset(
+    {
+        "batching.larger_requests",
+        "batching.max_queue_delay_seconds",
+        "batching.preferred_batch_sizes",
+        "batching.retry_failed",
+        "execution_timeout_seconds",
+        "idle_unload_seconds",
+        "load",
+        "load_timeout_seconds",
+        "memory_bytes",
+        "queue",
+        "reopen_after_failures",
+        "resource_preserving",
+        "response_cache",
+        "version_policy",
+    }
+)
+"""Keys that can change while a model is served. Any other needs a load; so does one that nobody thought of here.
+
+The rest of `batching` does: what else it says decides which shapes the model is opened with, and an order of answers
+cannot begin or end among requests that are under way.
+"""
 
 
 class Section(BaseModel):
@@ -336,6 +361,11 @@ class ModelConfig(Section):
     batch_inputs: Annotated[Mapping[str, BatchInputConfig], BeforeValidator(_by_tensor)] = {}
     warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()
     version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()
+    resource_preserving: StrictBool = False
+    load: Literal["at_start", "on_demand"] = "at_start"
+    idle_unload_seconds: Seconds | None = None
+    load_timeout_seconds: Seconds | None = None
+    memory_bytes: Annotated[int | None, BeforeValidator(_size)] = None
     backend_options: Mapping[str, Any] = {}
 
     def in_pools(self) -> tuple[ModelConfig, ...]:
@@ -347,6 +377,12 @@ class ModelConfig(Section):
         if "hint" in own:
             own["performance_hint"] = own.pop("hint")
         return self.model_copy(update={**own, "pools": None})
+
+    @property
+    def loading(self) -> Hashable:
+        """What a loaded version would have to be loaded anew for, if it changed: equal for configurations of which one
+        can take the other's place while the model is served. Pools count as what they come to."""
+        return tuple(_frozen(config.model_dump(exclude=_IN_PLACE)) for config in self.in_pools())
 
     @model_validator(mode="after")
     def _ragged_sources(self) -> ModelConfig:
@@ -366,6 +402,32 @@ class ModelConfig(Section):
             if count > 1:
                 raise ValueError(f"{count} {kind} would be served as '{name}'")
         return self
+
+
+def _nested(keys: Collection[str]) -> dict[str, Any]:
+    """Keys with dots, as pydantic takes them: `{"queue": True, "batching": {"retry_failed"}}`."""
+    nested: dict[str, Any] = {}
+    for key in keys:
+        section, dot, own = key.partition(".")
+        if dot:
+            nested.setdefault(section, set()).add(own)
+        else:
+            nested[key] = True
+    return nested
+
+
+_IN_PLACE: Final = _nested(IN_PLACE)
+
+
+def _frozen(value: Any) -> Hashable:
+    """Values of YAML as something that can be compared and hashed. By their text, for 1 is not True, and NaN is NaN."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _frozen(part)) for key, part in value.items())
+    if isinstance(value, set | frozenset):
+        return frozenset(map(_frozen, value))
+    if isinstance(value, list | tuple):
+        return tuple(map(_frozen, value))
+    return repr(value)
 
 
 def read_model_config(path: Path) -> ModelConfig:

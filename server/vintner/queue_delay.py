@@ -45,6 +45,12 @@ class QueueDelay:
         self._since: float | None = None  # when the waiting began
         self._reason: Reason = "idle"
 
+    def reconfigure(self, longest: float, rows: int) -> None:
+        """What was measured stays; it is at most the longest delay, as everything that is measured."""
+        self._longest = longest
+        self._rows = rows
+        self._waited = min(self._waited, longest)
+
     def arrived(self, present: int, now: float) -> None:
         """Takes in a request; `present` counts those that wait or run, itself included."""
         self._happened(now, came=True)

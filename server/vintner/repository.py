@@ -177,6 +177,16 @@ def _load_spec(
     )
 
 
+def bytes_of(directory: Path) -> int:
+    """What the files in a directory take together; what cannot be read counts nothing."""
+    return sum(
+        os.stat(os.path.join(parent, name)).st_size
+        for parent, _, names in os.walk(directory)
+        for name in names
+        if os.path.exists(os.path.join(parent, name))
+    )
+
+
 def check_model_name(name: str) -> None:
     """Raises ConfigError for a name that no model can have; all others are fine, whatever the script."""
     if name in ("", ".", "..") or re.search(r"[/\\]", name):

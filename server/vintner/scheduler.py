@@ -76,6 +76,7 @@ class Scheduler:
         self._lock = Lock()
         self._pools = Pools(pools)
         self._health = health or Health()
+        self._timed_from = 0.0  # what ran already when the execution time-out was set counts from then
         self._recovery = Recovery(self)
         self._batching = batching = batching or Batching()
         self._batcher = Batcher(batching, limits or QueueLimits(), self._pools)
@@ -192,6 +193,23 @@ class Scheduler:
             self.unbatched = reason
             logger.warning("%s is served unbatched from now on: %s", self.name, reason)
 
+    def reconfigure(self, batching: Batching, limits: QueueLimits, health: Health) -> None:
+        """Changes what can be changed while calls wait and run; `max_rows` and `in_order` stay as they are.
+
+        Every call keeps its place, and the deadline that it came with. The limits of the queue hold for what comes, the
+        rest from the next batch on; a run that is under way gets a new execution time-out from now.
+        """
+        now = time.monotonic()
+        with self._lock:
+            self._batching = batching
+            self._batcher.reconfigure(batching, limits)
+            if health.timeout != self._health.timeout:
+                self._timed_from = now
+                if health.timeout is not None and not self.closed:
+                    self._expect(now + health.timeout)
+            self._health = health
+        self._resume()  # an instance may have waited for more requests than it would now
+
     def close(self) -> None:
         """Refuses new calls and answers the ones that wait. Instances that run are left to their leaders."""
         with self._lock:
@@ -266,7 +284,7 @@ class Scheduler:
             given_up = self._overdue(now)
             late += self._give_up(given_up)
             left = [call.deadline for call in (*self._queue, *self._running) if call.deadline is not None]
-            left += [slot.started + limit for slot in self._pools.busy()] if (limit := self._health.timeout) else []
+            left += [self._due(slot, limit) for slot in self._pools.busy()] if (limit := self._health.timeout) else []
             if left and not self.closed:
                 self._expect(min(left))
         if self.turnstile is not None:
@@ -448,7 +466,11 @@ class Scheduler:
     def _overdue(self, now: float) -> list[Slot]:
         """The slots whose run takes too long. Needs the lock."""
         limit = self._health.timeout
-        return [] if limit is None else [one for one in self._pools.busy() if one.started + limit <= now]
+        return [] if limit is None else [one for one in self._pools.busy() if self._due(one, limit) <= now]
+
+    def _due(self, slot: Slot, limit: float) -> float:
+        """When a slot's run takes too long."""
+        return max(slot.started, self._timed_from) + limit
 
     def _give_up(self, overdue: Sequence[Slot]) -> list[Call]:
         """Ends the calls of runs that take too long, whose instances are lost. Needs the lock."""

@@ -24,7 +24,7 @@ from vintner.pools import Pool
 from vintner.queue_policy import QueuePolicy
 from vintner.ragged import boxed
 from vintner.rate_limiter import Claim
-from vintner.response_cache import ResponseCache
+from vintner.response_cache import CacheShare, ResponseCache
 from vintner.scheduler import Health, Scheduler
 from vintner.timing import Timing, asks
 from vintner.turns import Threads, Turn
@@ -66,26 +66,56 @@ class Servable:
         }
         self._row_limit = config.batching.row_limit
         self._batched = self._has_batch_dimension()
-        self._refused_from = self._largest(config.batching)
         self._ragged = [own for own, given in config.inputs.items() if given.ragged]
         self._one_signature = all(-1 not in spec.shape[1:] for spec in self.inputs)
         self.metrics = ModelMetrics(name, self.version, self._gauges, lambda: self.pools)
+        batching, limits, health = self._scheduling(config)
         self._scheduler = Scheduler(
             pools or [Pool(model.instances, config.device, model.close)],
-            batching=_batching(config.batching, self._max_rows(config)),
-            limits=_limits(config.queue),
+            batching=batching,
+            limits=limits,
             metrics=self.metrics.scheduler,
             threads=threads,
-            health=Health(config.reopen_after_failures, config.execution_timeout_seconds),
+            health=health,
             claim=claim,
             name=f"model '{name}' version {version}",
         )
-        self._policy = QueuePolicy(config.queue)
-        self._cache = cache.share(self.metrics.cache) if cache is not None and config.response_cache else None
+        self._responses = cache
+        self._share: CacheShare | None = None
+        self._admit(config)
         self._lock = Lock()
         self._leases = 0
         self._retired = False
+        self._then: Callable[[], None] | None = None
+        self._opened = time.time()
         self.drained = Event()
+
+    def reconfigure(self, config: ModelConfig) -> None:
+        """Takes on another configuration while requests wait and run, none of which is refused for it or moved.
+
+        Raises ValueError for one that needs a load: `loading` must be what it was. Not to be called by two threads at a
+        time.
+        """
+        if config.loading != self.config.loading:
+            raise ValueError(f"model '{self.name}' has to be loaded anew for this configuration")
+        self._scheduler.reconfigure(*self._scheduling(config))
+        self._admit(config)
+        self.config = config
+        if self._share is not None and self._cache is None:
+            self._share.close()  # what runs may keep its answer even so; that is let go of at the end, if not before
+
+    def _scheduling(self, config: ModelConfig) -> tuple[Batching, QueueLimits, Health]:
+        """Raises LoadError if the model cannot be batched as the configuration demands."""
+        health = Health(config.reopen_after_failures, config.execution_timeout_seconds)
+        return _batching(config.batching, self._max_rows(config)), _limits(config.queue), health
+
+    def _admit(self, config: ModelConfig) -> None:
+        """Sets what becomes of requests that come from now on, before they are queued."""
+        self._refused_from = self._largest(config.batching)
+        self._policy = QueuePolicy(config.queue)
+        if config.response_cache and self._share is None and self._responses is not None:
+            self._share = self._responses.share(self.metrics.cache)
+        self._cache = self._share if config.response_cache else None
 
     @property
     def max_rows(self) -> int:
@@ -146,6 +176,14 @@ class Servable:
         """For a model whose outputs turned out not to have the batch in front."""
         self._scheduler.serve_unbatched(reason)
 
+    @property
+    def idle_seconds(self) -> float:
+        """For how long it has answered nothing; 0 while somebody has a lease."""
+        if self._leases:
+            return 0.0
+        used = max(self._opened, self.metrics.scheduler.last, self.metrics.cache.last)
+        return max(0.0, time.time() - used)
+
     # -- life ------------------------------------------------------------------------------------------------
 
     def acquire(self) -> bool:
@@ -161,24 +199,33 @@ class Servable:
             self._leases -= 1
             last = self._retired and not self._leases
         if last:
-            self._scheduler.when_idle(self.drained.set)
+            self._scheduler.when_idle(self._drain)
 
-    def retire(self) -> None:
-        """Gives out no more leases; `drained` is set when the last one has come back, and no instance runs.
+    def retire(self, then: Callable[[], None] | None = None) -> None:
+        """Gives out no more leases; when the last one has come back, and no instance runs, `drained` is set and `then`
+        is called, from any thread.
 
         An instance may outlast the leases: a request whose deadline passes while it runs is answered then.
         """
         with self._lock:
             self._retired = True
+            self._then = then or self._then
             last = not self._leases
         if last:
-            self._scheduler.when_idle(self.drained.set)
+            self._scheduler.when_idle(self._drain)
+
+    def _drain(self) -> None:
+        with self._lock:
+            then, self._then = self._then, None
+        self.drained.set()
+        if then is not None:
+            then()
 
     def close(self) -> None:
         """Unloads the model. To be called once, when drained."""
         self._scheduler.close()
-        if self._cache is not None:
-            self._cache.close()
+        if self._share is not None:
+            self._share.close()
 
     # -- inference -------------------------------------------------------------------------------------------
 
@@ -199,12 +246,13 @@ class Servable:
 
         call = self._call(request, done)
         call.timing = timing
-        if self._cache is not None:
-            key, outputs = self._cache.find(request, names)
+        cache = self._cache
+        if cache is not None:
+            key, outputs = cache.find(request, names)
             if outputs is not None:
                 reply(Response(self.name, self.version, outputs, identity))
                 return None
-            reply = self._cache.keeping(key, reply)
+            reply = cache.keeping(key, reply)
         return self._scheduler.submit(call)
 
     def _response(self, identity: str, names: Sequence[str], outputs: Mapping[str, Array]) -> Response | Exception:
@@ -271,10 +319,9 @@ class Servable:
                 f"the inputs of model '{self.name}' differ in batch size ({sorted(extents)}): input batch size does"
                 " not match other inputs"
             )
-        if self._refused_from is not None and rows > self._refused_from:
-            raise InvalidArgument(
-                f"inference request batch-size must be <= {self._refused_from} for '{self.name}', got {rows}"
-            )
+        most = self._refused_from
+        if most is not None and rows > most:
+            raise InvalidArgument(f"inference request batch-size must be <= {most} for '{self.name}', got {rows}")
         return rows
 
     def _signature(self, arrays: Mapping[str, Array]) -> Hashable:

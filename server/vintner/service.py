@@ -10,14 +10,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from threading import Lock
+from threading import BoundedSemaphore, Event, Lock
 from typing import Any
 
 from vintner import __version__, statistics, triton_view
 from vintner.control_parameters import Value
 from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, VintnerError
-from vintner.manager import IndexEntry, Manager
+from vintner.managed_model import IndexEntry
+from vintner.manager import AwaitLoad, Manager
 from vintner.model_control import ModelControl
+from vintner.parking import PATIENCE, Parking
 from vintner.servable import Servable
 from vintner.turns import Turn
 from vintner.types import Request, Response, TensorSpec
@@ -72,6 +74,8 @@ class Service:
         self._lock = Lock()
         self._running = 0
         self._stopping = False
+        self._parking = Parking(manager.threads.alarms)
+        self._places = BoundedSemaphore(CONTROL_THREADS // 2)
 
     # -- health ----------------------------------------------------------------------------------------------
 
@@ -82,15 +86,26 @@ class Service:
         """Why the server is not ready; empty if it is."""
         if self._stopping:
             return ["the server is stopping"]
-        return self._manager.holdups(self._strict)
+        return list(self._manager.holdups(self._strict))
+
+    @property
+    def ready(self) -> bool:
+        """Whether `readiness` has nothing to say, which is quicker to find out."""
+        return not self._stopping and next(self._manager.holdups(self._strict), None) is None
 
     def announce_stop(self) -> None:
         """Turns readiness false. Requests are still served."""
         self._stopping = True
 
     def check_model(self, name: str, version: str = "") -> None:
-        """Raises NotFound for an unknown model or version, ModelNotReady with the reason for one that is not ready."""
-        servable = self._lease(name, version)
+        """Raises NotFound for an unknown model or version, ModelNotReady with the reason for one that is not ready.
+
+        One that is loaded when it is asked for is ready, though it sleeps.
+        """
+        try:
+            servable = self._lease(name, version)
+        except AwaitLoad:
+            return
         servable.release()
         if servable.down:
             raise ModelNotReady(f"model '{name}' has no instance in service: {servable.faults}")
@@ -103,7 +118,7 @@ class Service:
 
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         """Raises as `check_model`."""
-        servable = self._lease(name, version)
+        servable = self._awaited(name, version)
         try:
             versions = [servable.version] if version else self._manager.ready_versions(name)
             return ModelMetadata(name, versions, servable.platform, servable.inputs, servable.outputs)
@@ -119,7 +134,7 @@ class Service:
 
     def model_config(self, name: str, version: str = "") -> dict[str, Any]:
         """Triton's ModelConfig of a loaded version, as a document. Raises as `check_model`."""
-        servable = self._lease(name, version)
+        servable = self._awaited(name, version)
         try:
             return triton_view.as_json(triton_view.model_config(servable))
         finally:
@@ -146,18 +161,24 @@ class Service:
 
     # -- inference -------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, protocol: str, reply: Reply) -> Turn | None:
+    def submit(self, request: Request, protocol: str, reply: Reply, since: float | None = None) -> Turn | None:
         """Begins an inference and returns at once, with a turn that the caller has to run soon, or None.
 
         `reply` is called once with the response or the error, in any thread, and perhaps before this returns. It must
-        be quick and not raise. `protocol` is `grpc` or `rest`, for the metrics.
+        be quick and not raise. `protocol` is `grpc` or `rest`, for the metrics. A request for a model that is yet to be
+        loaded waits for that, unless it has waited already, `since` that point in time.
         """
-        started = time.monotonic()
+        started = time.monotonic() if since is None else since
         try:
             servable = self._admit(request)
+        except AwaitLoad as exc:
+            if since is None:
+                self._park(request, protocol, reply, started)
+            else:
+                self._reject(exc, protocol, started, reply)
+            return None
         except Exception as exc:
-            self._manager.registry.rejected[protocol].observe(_outcome(exc), time.monotonic() - started)
-            reply(exc)
+            self._reject(exc, protocol, started, reply)
             return None
         metrics = servable.metrics.requests[protocol]
 
@@ -173,6 +194,29 @@ class Service:
         except Exception as exc:
             settle(exc)
             return None
+
+    def _reject(self, error: Exception, protocol: str, started: float, reply: Reply) -> None:
+        self._manager.registry.rejected[protocol].observe(_outcome(error), time.monotonic() - started)
+        reply(error)
+
+    def _park(self, request: Request, protocol: str, reply: Reply, started: float) -> None:
+        """Keeps a request until its model is loaded."""
+        name = request.model_name
+
+        def resume() -> None:
+            turn = self.submit(request, protocol, reply, since=started)
+            if turn is not None:
+                turn.run()
+
+        def refuse(error: Exception) -> None:
+            self._reject(error, protocol, started, reply)
+
+        try:
+            go_on = self._parking.park(request, self._manager.queue_limits(name), resume, refuse)
+        except QueueFull as exc:
+            refuse(exc)
+        else:
+            self._manager.wake(name, go_on)
 
     def infer(self, request: Request, protocol: str) -> Response:
         """As `submit`, for a caller that can wait. Raises VintnerError, or what the backend raised."""
@@ -202,6 +246,22 @@ class Service:
         if not name:
             raise InvalidArgument("Model name cannot be empty")
         return self._manager.lease(name, version)
+
+    def _awaited(self, name: str, version: str) -> Servable:
+        """As `_lease`, but of a model that is yet to be loaded once that is done. Blocks."""
+        try:
+            return self._lease(name, version)
+        except AwaitLoad:
+            pass
+        if not self._places.acquire(blocking=False):
+            raise ModelNotReady(f"model '{name}' is not loaded, and too many calls wait for models already")
+        try:
+            loaded = Event()
+            self._manager.wake(name, loaded.set)
+            loaded.wait(PATIENCE)
+        finally:
+            self._places.release()
+        return self._lease(name, version)
 
     def _admit(self, request: Request) -> Servable:
         """Takes one of the places that the server has for inferences, and a lease on the model.

@@ -118,12 +118,9 @@ class World:
 
     def want(self, wanted: Scan) -> dict[str, tuple[str, str]]:
         """Waits until nothing is under way; the state and the reason of each version."""
-        before = self.manager.ready()
         self.manager.aspire(wanted)
         with self._changed:
             rests = self._changed.wait_for(lambda: {state for state, _ in self.states().values()} <= RESTING, WAIT)
-        for servable in before if not rests else ():
-            servable.drained.set()  # or the thread that waits for it would hold up the end of the tests
         assert rests, self.states()
         return self.states()
 
@@ -187,7 +184,7 @@ def live(world: World, faults: Faults) -> None:
     assert world.manager.registry.load_failures == (not ready)
     servables = world.manager.ready("m")
     requests = check_answers(world, faults, ready)
-    assert world.want(Scan({}, {}))["1"] == ("UNAVAILABLE", "unloaded" if ready else reason)
+    assert world.want(Scan({}, {})) == {}
     for servable in servables:
         gauges = servable.metrics.gauges()
         assert [gauges[name] for name in ("in_flight", "queue_requests", "queue_bytes")] == [0, 0, 0]
@@ -230,8 +227,9 @@ def test_whichever_call_fails_nothing_is_left_behind(
         calls = Counter(faults.calls)
         live_again(world, faults)
         left = new_threads(before)
-        assert all(name.startswith("vintner-run") for name in left), left
-        assert len(left) <= INSTANCES, left
+        runners = [name for name in left if name != "vintner-alarms"]
+        assert all(name.startswith("vintner-run") for name in runners), left
+        assert len(runners) <= INSTANCES, left
         if not faults.failed:
             break
     assert calls["find"] == calls["load"] == calls["close"] == 1

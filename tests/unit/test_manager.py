@@ -74,8 +74,8 @@ def test_a_model_that_fails_is_reported_and_does_not_stop_the_others(world: Worl
         manager.lease("bad")
     with pytest.raises(ModelNotReady, match="no model recognised"):
         manager.lease("odd")
-    assert any("the weights are missing" in reason for reason in manager.holdups(strict=True))
-    assert manager.holdups(strict=False) == []
+    assert any("the weights are missing" in reason for reason in list(manager.holdups(strict=True)))
+    assert list(manager.holdups(strict=False)) == []
 
 
 def test_an_unknown_model_or_version_is_not_found(world: World) -> None:
@@ -162,13 +162,13 @@ def test_a_new_scan_loads_what_is_new_before_it_unloads_what_is_old(world: World
 def test_readiness_once_reached_survives_a_new_version_that_fails(world: World) -> None:
     write_model(world.root / "m" / "1")
     manager = world.settle()
-    assert manager.holdups(strict=True) == []
+    assert list(manager.holdups(strict=True)) == []
     write_model(world.root / "m" / "2", {**fake_model(), "fail": "broken"})
     failed = threading.Event()
     manager.subscribe(lambda: failed.set() if world.states().get("m/2") == "UNAVAILABLE" else None)
     manager.aspire(scan([world.root], world.backends))
     assert failed.wait(WAIT)
-    assert manager.holdups(strict=True) == []
+    assert list(manager.holdups(strict=True)) == []
     assert manager.ready_versions("m") == ["1"]
 
 
@@ -178,19 +178,19 @@ def test_a_quick_model_does_not_make_a_server_ready_whose_others_have_not_begun(
     states: list[list[str]] = []
     submit = world.manager._loaders.submit
 
-    def submit_and_ask(*task: object) -> object:
+    def submit_and_ask(*task: Any, **how: Any) -> Any:
         # What another thread would see if it came now; it would have to wait for the lock.
-        states.append([] if world.manager._lock.locked() else world.manager.holdups(strict=True))
-        return submit(*task)
+        states.append([] if world.manager._lock.locked() else list(world.manager.holdups(strict=True)))
+        return submit(*task, **how)
 
     world.manager._loaders.submit = submit_and_ask
     manager = world.settle()
     assert states == [[]] * 4
-    assert any("broken" in reason for reason in manager.holdups(strict=True))
+    assert any("broken" in reason for reason in list(manager.holdups(strict=True)))
 
 
 def test_nothing_is_ready_before_the_repository_was_read(world: World) -> None:
-    assert world.manager.holdups(strict=False) == ["the model repository has not been read yet"]
+    assert list(world.manager.holdups(strict=False)) == ["the model repository has not been read yet"]
 
 
 def test_a_model_that_is_still_loading_says_so(world: World) -> None:
@@ -208,7 +208,7 @@ def test_a_model_that_is_still_loading_says_so(world: World) -> None:
     assert entered.wait(WAIT)
     with pytest.raises(ModelNotReady, match="LOADING"):
         world.manager.lease("m")
-    assert world.manager.holdups(strict=False) == ["model 'm' version 1 is LOADING"]
+    assert list(world.manager.holdups(strict=False)) == ["model 'm' version 1 is LOADING: loading for 0 s"]
     gate.set()
     assert world.manager.settled.wait(WAIT)
     world.manager.lease("m").release()
@@ -250,7 +250,7 @@ def test_what_is_kept_of_a_version_goes_with_it(tmp_path: Path) -> None:
     assert (world.backend.loaded[0].runs, cache.size[0]) == (1, 1)
     shutil.rmtree(tmp_path / "m")
     unloaded = threading.Event()
-    world.manager.subscribe(lambda: unloaded.set() if world.states() == {"m/1": "UNAVAILABLE"} else None)
+    world.manager.subscribe(lambda: unloaded.set() if not world.states() else None)
     world.settle()
     assert unloaded.wait(WAIT)
     assert cache.size == (0, 0)
@@ -389,9 +389,9 @@ def test_a_model_that_fails_to_warm_up_claims_nothing_any_more(tmp_path: Path) -
     configured(tmp_path, a="rate_limiter: {resources: {gpu: 2}}\nwarmup: true", b="rate_limiter: {resources: {gpu: 1}}")
     world.backend.gate = lambda: _fail("no memory")
     manager = world.settle()
-    manager.stop(WAIT)
     assert world.states() == {"a/1": "UNAVAILABLE", "b/1": "READY"}
-    assert manager._threads.turnstiles._limiter.capacity("gpu") == 0, "both are closed"
+    manager.stop(WAIT)
+    assert manager.threads.turnstiles._limiter.capacity("gpu") == 0, "both are closed"
     assert [model.times_closed for model in world.backend.loaded] == [1, 1]
 
 

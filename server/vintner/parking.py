@@ -1,0 +1,111 @@
+"""Requests that wait until their model is loaded, without a thread.
+
+Knows nothing of loading: the manager says when it is time. A parked request waits at most `PATIENCE`, and no longer
+than its deadline or its client do; it counts against the bounds of its model's queue. Invariant: a parked request is
+either resumed or refused, once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import Lock
+from typing import Final
+
+from vintner.alarms import Alarm, AlarmClock
+from vintner.errors import Cancelled, DeadlineExceeded, ModelNotReady, QueueFull, VintnerError
+from vintner.model_config import QueueConfig
+from vintner.types import Request
+
+PATIENCE: Final = 300.0
+"""Seconds; a large language model takes minutes to compile."""
+
+
+class _Parked:
+    """One request. `leave` is true for the first who takes it out, for whatever reason."""
+
+    __slots__ = ("_lock", "alarm", "name", "refuse", "request", "size", "waits")
+
+    def __init__(self, request: Request, refuse: Callable[[VintnerError], None]) -> None:
+        self.request = request
+        self.name = request.model_name
+        self.size = sum(tensor.nbytes for tensor in request.inputs.values())
+        self.refuse = refuse
+        self.alarm: Alarm | None = None
+        self.waits = True
+        self._lock = Lock()
+
+    def leave(self) -> bool:
+        with self._lock:
+            waited, self.waits = self.waits, False
+            return waited
+
+
+class Parking:
+    """All requests that wait for a model. Threads: any."""
+
+    def __init__(self, alarms: AlarmClock, patience: float = PATIENCE) -> None:
+        self._alarms = alarms
+        self._patience = patience
+        self._lock = Lock()
+        self._waiting: dict[str, tuple[int, int]] = {}  # requests and bytes, by model
+
+    def park(
+        self,
+        request: Request,
+        limits: QueueConfig,
+        resume: Callable[[], None],
+        refuse: Callable[[VintnerError], None],
+    ) -> Callable[[], None]:
+        """Keeps a request. Returns what is to be called when its model is there, or will not be.
+
+        `resume` is called then, or `refuse` before it, from any thread. Raises QueueFull if too much waits already.
+        """
+        parked = _Parked(request, refuse)
+        self._enter(parked, limits)
+        at, error = self._end(request)
+        parked.alarm = self._alarms.set(at, lambda: self._give_up(parked, error))
+        if request.cancellation is not None:
+            cancelled = Cancelled("the client cancelled the request")
+            request.cancellation.on_cancel(lambda: self._give_up(parked, cancelled))
+        return lambda: self._resume(parked, resume)
+
+    def _end(self, request: Request) -> tuple[float, VintnerError]:
+        """When a request has waited long enough, and what it is told then."""
+        name, at = request.model_name, time.monotonic() + self._patience
+        if request.deadline is not None and request.deadline < at:
+            return request.deadline, DeadlineExceeded(f"the deadline passed while model '{name}' was being loaded")
+        return at, ModelNotReady(f"model '{name}' is still not loaded after {self._patience:g} s")
+
+    def _enter(self, parked: _Parked, limits: QueueConfig) -> None:
+        with self._lock:
+            requests, size = self._waiting.get(parked.name, (0, 0))
+            if requests >= limits.max_requests or (requests and size + parked.size > limits.max_bytes):
+                raise QueueFull(
+                    f"Exceeds maximum queue size: {requests} requests wait for model '{parked.name}' to load already"
+                )
+            self._waiting[parked.name] = requests + 1, size + parked.size
+
+    def _leave(self, parked: _Parked) -> bool:
+        if not parked.leave():
+            return False
+        with self._lock:
+            requests, size = self._waiting[parked.name]
+            if requests == 1:
+                del self._waiting[parked.name]
+            else:
+                self._waiting[parked.name] = requests - 1, size - parked.size
+        if parked.alarm is not None:
+            self._alarms.cancel(parked.alarm)
+        return True
+
+    def _give_up(self, parked: _Parked, error: VintnerError) -> None:
+        if self._leave(parked):
+            parked.refuse(error)
+
+    def _resume(self, parked: _Parked, resume: Callable[[], None]) -> None:
+        if not self._leave(parked):
+            return
+        if parked.request.cancellation is not None:
+            parked.request.cancellation.on_cancel(None)
+        resume()
