@@ -34,6 +34,7 @@ from running_server import RunningServer, start_server, vintner
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
+FAULT = "config.yaml: unknown key 'devise'; did you mean 'device'?"
 POLLED = "explicit model load / unload is not allowed if polling is enabled"
 HELD = json.dumps({"backend": "held"})
 """A configuration that says nothing but what the tests' backend is called."""
@@ -141,12 +142,13 @@ def doubled(server: RunningServer, model: str, version: str = "") -> dict[str, A
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_model_is_loaded_and_unloaded(server: RunningServer, protocol: str) -> None:
     assert server.ready  # there is nothing that it was told to load
-    assert index(server, protocol) == {"first/": {}, "second/": {}, "broken/": {}, "faulty/": {}}
+    never = {"second/": {}, "broken/": {}, "faulty/": {"state": "UNAVAILABLE", "reason": FAULT}}
+    assert index(server, protocol) == {"first/": {}, **never}
     with client_of(server, protocol) as client:
         client.load_model("first")
         assert client.is_model_ready("first")
         assert doubled(server, "first")["model_version"] == "2"
-        assert index(server, protocol) == {"first/2": {"state": "READY"}, "second/": {}, "broken/": {}, "faulty/": {}}
+        assert index(server, protocol) == {"first/2": {"state": "READY"}, **never}
         client.unload_model("first", unload_dependents=True)
         assert not ready(client, "first")
         assert index(server, protocol)["first/2"] == {"state": "UNAVAILABLE", "reason": "unloaded"}
@@ -284,15 +286,15 @@ def shape(server: RunningServer, model: str) -> list[int]:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_an_upload_that_fails_leaves_what_was_served_and_no_files(
-    server: RunningServer, uploads: Path, protocol: str
-) -> None:
+def test_an_upload_that_fails_leaves_what_was_served(server: RunningServer, uploads: Path, protocol: str) -> None:
     broken = {"config": HELD, "file:1/model.fake": b"{"}
     ask(server, protocol, "load", "second", {})
     message = refused(server, protocol, "INVALID_ARGUMENT", "load", "second", broken)
     assert message.startswith("load failed for model 'second': version 1 is at UNAVAILABLE state: cannot read model.")
     doubled(server, "second")
+    ask(server, protocol, "load", "second", {})
     wait_until(lambda: stored(uploads) == [])
+    doubled(server, "second")
 
 
 def test_an_upload_is_kept_for_as_long_as_a_request_runs_on_it(server: RunningServer, uploads: Path) -> None:
@@ -356,9 +358,9 @@ def test_a_model_that_cannot_be_loaded_is_refused_with_the_reason(server: Runnin
         (
             "broken",
             "INVALID_ARGUMENT",
-            "load failed for model 'broken': version 1 is at UNAVAILABLE state: the weights are missing;\n",
+            "load failed for model 'broken': version 1 is at UNAVAILABLE state: the weights are missing;",
         ),
-        ("faulty", "INVALID_ARGUMENT", "load failed for model 'faulty': config.yaml: unknown key 'devise'"),
+        ("faulty", "INVALID_ARGUMENT", f"load failed for model 'faulty': {FAULT}"),
     ):
         for parameters in ({}, {"config": HELD}):
             assert refused(server, protocol, code, "load", model, parameters).startswith(expected)
@@ -524,7 +526,6 @@ def test_where_loading_is_not_explicit_only_versions_can_be_chosen(
         assert doubled(server, "first")["model_version"] == "2"
         ask(server, protocol, "load", "first", {"pin_version": 1})
         assert doubled(server, "first")["model_version"] == "1"
-        assert doubled(server, "first", "2")["model_version"] == "2"
         ask(server, protocol, "load", "first", {"pin_version": 0})
         assert doubled(server, "first")["model_version"] == "2"
         assert "'nobody'" in refused(server, protocol, "NOT_FOUND", "load", "nobody", {"pin_version": 1})
@@ -546,7 +547,7 @@ def test_the_models_to_begin_with_are_loaded_at_the_start(models: Path, start: C
     server = start(models, "--model-control-mode", "explicit", "--load-model", "first", "--load-model=second")
     assert server.ready
     states = {name: entry.get("state") for name, entry in index(server, "grpc").items()}
-    assert states == {"first/2": "READY", "second/1": "READY", "broken/": None, "faulty/": None}
+    assert states == {"first/2": "READY", "second/1": "READY", "broken/": None, "faulty/": "UNAVAILABLE"}
 
 
 def test_a_star_loads_all_models_at_the_start(models: Path, start: Callable[..., RunningServer]) -> None:
@@ -563,7 +564,10 @@ def test_a_model_to_begin_with_that_is_not_there_holds_the_server_up(
 ) -> None:
     server = start(models, "--model-control=explicit", "--load-model=nobody")
     assert not server.ready
-    assert "failed to poll 'nobody' from model repository" in server.request("GET", "/v2/health/ready")[2].decode()
+    assert (
+        "'nobody' is UNAVAILABLE: it is not in the model repository"
+        in server.request("GET", "/v2/health/ready")[2].decode()
+    )
 
 
 @pytest.mark.parametrize(
