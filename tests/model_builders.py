@@ -75,6 +75,19 @@ def openvino_doubling(directory: Path, datatype: str = "FP32", shape: Sequence[i
     return save_openvino(directory, ov.Model([openvino_result(doubled)], [parameter], "doubling"))
 
 
+def openvino_scaling(directory: Path, factor: float, padding: int = 0) -> Path:
+    """Multiplies `input` by a factor: which of several models answered can be told from the answer. `padding` is in
+    numbers that the weights have besides, of FP32."""
+    parameter = openvino_parameter("FP32", (-1, 4))
+    parameter.output(0).set_names({"input"})
+    node = opset15.multiply(parameter, opset15.constant(np.float32(factor)))
+    if padding:
+        zeros = np.random.default_rng(0).normal(0, 1e-30, (4, padding)).astype(np.float32)
+        sums = opset15.reduce_sum(opset15.matmul(node, zeros, False, False), [1], keep_dims=True)
+        node = opset15.add(node, opset15.multiply(sums, opset15.constant(np.float32(0))))
+    return save_openvino(directory, ov.Model([openvino_result(node)], [parameter], "scaling"))
+
+
 def openvino_heavy(directory: Path, width: int = 64, layers: int = 6) -> Path:
     """Convolutions that take some milliseconds, which every thread that may compute takes part in."""
     random = np.random.default_rng(0)

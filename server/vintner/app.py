@@ -12,10 +12,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Thread
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -26,10 +26,11 @@ from vintner.cores import available_cores
 from vintner.errors import ConfigError
 from vintner.manager import Admission, Manager
 from vintner.model_control import ModelControl
-from vintner.repository import Scan, scan
 from vintner.response_cache import ResponseCache
 from vintner.service import CONTROL_THREADS, Service
+from vintner.tracking import Repository
 from vintner.uploads import Uploads
+from vintner.watching import Watcher
 
 if TYPE_CHECKING:
     from vintner.grpc_server import GrpcServer
@@ -112,24 +113,26 @@ class _Server:
 
         _check_control(config)
         self._config = config
-        self._backends = Backends()
-        self._refreshing = Lock()
-        self._scan = self._scanned()
+        backends = Backends()
+        repository = _repository(config, backends)
+        repository.scan(time.monotonic(), settle=False)  # so that what cannot be read ends this before it begins
         self._uploads = _uploads(config)
         self._manager = Manager(
-            self._backends,
+            backends,
             cores=available_cores(),
             cache_dir=config.cache_dir,
             load_threads=config.model_load_threads,
             cache=ResponseCache(config.response_cache_bytes) if config.response_cache_bytes else None,
             resources=_by_name(config.rate_limit_resource),
-            admission=_admission(config),
+            admission=Admission(config.model_control == "explicit", _chosen(config.load_model)),
+            memory_budget=config.model_memory_budget,
         )
+        self._watcher = Watcher(repository, self._manager.aspire, poll_seconds=config.repository_poll_seconds)
         self._service = Service(
             self._manager,
             strict_readiness=config.strict_readiness,
             max_concurrent_requests=config.max_concurrent_requests,
-            control=ModelControl(self._manager, config.model_control, self._refresh, self._uploads),
+            control=ModelControl(self._manager, config.model_control, self._watcher.refresh, self._uploads),
         )
         upload = config.max_upload_bytes if self._uploads else 0
         self._http: HttpTransport = HttpTransport(
@@ -162,18 +165,10 @@ class _Server:
         self._http.start()
         self._metrics.start()
         self._grpc.start()
-        self._manager.aspire(self._scan)
-
-    def _scanned(self) -> Scan:
-        config = self._config
-        return scan(config.model_repository, self._backends, config.model_name, config.default_model_name)
-
-    def _refresh(self) -> Scan:
-        """Reads the repository anew; one at a time, or an older scan could reach the manager after a newer one."""
-        with self._refreshing:
-            found = self._scanned()
-            self._manager.aspire(found)
-            return found
+        if self._config.model_control == "poll":
+            self._watcher.start()
+        else:
+            self._watcher.refresh()
 
     def report(self) -> None:
         """The one line on standard output that says what was bound."""
@@ -188,6 +183,7 @@ class _Server:
     def stop(self) -> bool:
         """False if work was still running when the time was up."""
         self._service.announce_stop()
+        self._watcher.stop()
         self._grpc.announce_readiness()
         logger.info("stopping: no longer ready, serving for another %g s", self._config.drain_seconds)
         time.sleep(self._config.drain_seconds)
@@ -213,8 +209,21 @@ def _check_control(config: ServerConfig) -> None:
         raise ConfigError(f"--load-model: '*' means all models and has to be alone, got {', '.join(config.load_model)}")
 
 
-def _admission(config: ServerConfig) -> Admission:
-    return Admission(config.model_control == "explicit", None if "*" in config.load_model else config.load_model)
+def _chosen(names: Collection[str]) -> Collection[str] | None:
+    """The models to begin with, where they are not all; None for all."""
+    return None if "*" in names else names
+
+
+def _repository(config: ServerConfig, backends: Backends) -> Repository:
+    return Repository(
+        config.model_repository,
+        backends,
+        config.model_name,
+        config.default_model_name,
+        settle_seconds=config.repository_settle_seconds,
+        require_ready_marker=config.require_ready_marker,
+        follow_external_links=config.follow_external_links,
+    )
 
 
 def _uploads(config: ServerConfig) -> Uploads | None:

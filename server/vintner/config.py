@@ -12,7 +12,20 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from vintner.logs import LogFormat, LogLevel
-from vintner.option_kinds import ADDRESS, BOOLEAN, DIRECTORY, FILE, NAME, PORT, RESOURCE, SECONDS, choice, integer, size
+from vintner.option_kinds import (
+    ADDRESS,
+    BOOLEAN,
+    DIRECTORY,
+    FILE,
+    NAME,
+    PERIOD,
+    PORT,
+    RESOURCE,
+    SECONDS,
+    choice,
+    integer,
+    size,
+)
 from vintner.options import (
     Option,
     UsageError,
@@ -107,6 +120,34 @@ class ServerConfig:
             "Units of a resource that models name in `rate_limiter`; default: as many as the largest claim of a model.",
             repeatable=True,
             separator=",",
+        ),
+    )
+    repository_poll_seconds: float = field(
+        default=2.0,
+        metadata=as_option(
+            PERIOD,
+            "How often to look for changes where the file system does not tell of them.",
+            aliases=("--repository-poll-secs",),
+        ),
+    )
+    repository_settle_seconds: float = field(
+        default=0.75,
+        metadata=as_option(
+            SECONDS, "For how long a version's or configuration's files must not change before they are taken."
+        ),
+    )
+    require_ready_marker: bool = field(
+        default=False,
+        metadata=as_option(BOOLEAN, "Take only versions with a file `.ready`, written after all their other files."),
+    )
+    follow_external_links: bool = field(
+        default=False, metadata=as_option(BOOLEAN, "Follow links in a repository that lead out of it.")
+    )
+    model_memory_budget: int | None = field(
+        default=None,
+        metadata=as_option(
+            size(),
+            "Memory for models, by the size of their files or `memory_bytes`; models that nobody uses make room.",
         ),
     )
     model_load_threads: int = field(

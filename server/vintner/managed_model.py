@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from vintner.alarms import Alarm
 from vintner.lifecycle import Held, Plan, Revision, State, plan
 from vintner.loaders import Load
+from vintner.model_config import TrafficConfig
 from vintner.repository import ModelSource
 from vintner.servable import Servable
 
@@ -101,6 +102,8 @@ class ManagedModel:
     pin: int | None = None
     versions: dict[int, VersionRecord] = field(default_factory=dict)
     available: Mapping[int, Revision] = field(default_factory=dict)
+    directed: TrafficConfig | None = None
+    """How requests are split, instead of what the configuration says."""
     idle_alarm: Alarm | None = None
     waiters: list[Callable[[], None]] = field(default_factory=list)
     """Called once, when the model can serve, or nothing more is to come."""
@@ -129,7 +132,17 @@ class ManagedModel:
             return ()
         if self.pin is not None and self.pin in self.available:
             return (self.pin,)
+        if self.directed is not None:
+            config = self.source.config.model_copy(update={"traffic": self.directed})
+            return tuple(config.wanted_versions(tuple(self.available)))
         return tuple(self.source.versions)
+
+    @property
+    def traffic(self) -> TrafficConfig | None:
+        """How requests are split that name no version. A pinned version gets them all."""
+        if self.source is None or self.pin is not None:
+            return None
+        return self.directed or self.source.config.traffic
 
     @property
     def wanted(self) -> dict[int, Revision]:

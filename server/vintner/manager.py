@@ -19,20 +19,22 @@ from pathlib import Path
 from threading import Condition, Event, Lock
 from typing import Final
 
-from vintner import memory
+from vintner import memory, traffic_metrics
 from vintner.backend import Backends, close_anyway
 from vintner.core_shares import CORES, CoreShares, divide_cores
-from vintner.errors import InvalidArgument, LoadError, ModelNotReady, NotFound, OperatorError, Unsupported, nearest
+from vintner.errors import InvalidArgument, LoadError, ModelNotReady, NotFound, OperatorError, nearest
 from vintner.lifecycle import State
 from vintner.loaders import Load, Loaders
 from vintner.managed_model import UNLOADED, IndexEntry, ManagedModel, VersionRecord
 from vintner.memory_budget import Tenant, in_words, room_for
 from vintner.metrics import Registry
-from vintner.model_config import QueueConfig
+from vintner.model_config import QueueConfig, TrafficConfig
 from vintner.opening import open_servable
 from vintner.repository import ModelSource, Scan, bytes_of
 from vintner.response_cache import ResponseCache
+from vintner.router import Router, Routers
 from vintner.servable import Servable
+from vintner.traffic import default_version
 from vintner.turns import Threads
 from vintner.turnstile import Turnstiles
 
@@ -50,10 +52,11 @@ UNLOAD_WAIT: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The ready versions of one model."""
+    """The ready versions of one model; the `router` of one that has `traffic` says who gets requests for none."""
 
     versions: Mapping[str, Servable]
     default: Servable
+    router: Router | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,14 @@ class Manager:
         """`resources` are what models share by `rate_limiter`, in units; `cores` is one of them unless it is given.
         `memory_budget` is in bytes."""
         self._cache = cache
-        self.registry = Registry(self.versions_by_state, lambda: cache.size if cache is not None else (0, 0))
+        self._routers = Routers()
+        self.routers: Mapping[str, Router] = self._routers.all
+        """Of the models that have `traffic`."""
+        self.registry = Registry(
+            self.versions_by_state,
+            lambda: cache.size if cache is not None else (0, 0),
+            lambda: traffic_metrics.families(list(self.routers.values())),
+        )
         self._backends = backends
         self._cores = cores
         self._cache_dir = cache_dir
@@ -154,11 +164,14 @@ class Manager:
 
     def _take(self, model: ManagedModel, source: ModelSource) -> None:
         """Makes a source the one in effect."""
+        traffic = model.traffic
         if source.config.load != (model.source.config.load if model.source else "at_start"):
             model.asleep = source.config.load == "on_demand" and not model.serves
         model.refusal = ""
         model.take(source)
         self._reconfigure(model)
+        if model.serves and model.traffic != traffic:
+            self._publish(model)
 
     def _reconfigure(self, model: ManagedModel) -> None:
         """Applies what of a changed configuration needs no other load to what is served. Needs the lock."""
@@ -273,6 +286,7 @@ class Manager:
             if model is None:
                 return
             model.admitted, model.pin = False, None
+            model.take(model.latest)  # what a client gave is not kept beyond this
             model.forget()
             self._step(model)
             self._rested.wait_for(lambda: model.admitted or not model.resident, timeout)
@@ -304,9 +318,24 @@ class Manager:
             reasons = "; ".join(f"version {version}: {reason}" for version, reason in failures.items())
             raise InvalidArgument(f"model '{name}' goes on as before: {reasons}")
 
-    def direct(self, name: str, traffic: object) -> None:
-        """Has requests that name no version divided so; None: as configured."""
-        raise Unsupported("dividing traffic over the API is not supported by this server")
+    def direct(self, name: str, traffic: TrafficConfig | None, timeout: float | None = None) -> None:
+        """Splits a model's requests otherwise than its configuration says; None: as that says. Waits as `load`, for the
+        versions that are wanted now.
+
+        Raises NotFound for a model that is not there.
+        """
+        with self._lock:
+            model = self._models.get(name)
+            if model is None or model.source is None or not model.admitted:
+                raise NotFound(f"Request for unknown model: '{name}' is not found")
+            model.directed = traffic
+            self._publish(model)
+            self._share()
+            self._step(model)
+            rested = self._rested.wait_for(lambda: name not in self._busy or self._stopped, timeout)
+        self._changed()
+        if not rested:
+            raise ModelNotReady(f"model '{name}' is still loading after {timeout:g} s")
 
     def wake(self, name: str, callback: Callable[[], None]) -> None:
         """Has a model loaded for a request. Calls back once, from a thread that may run it, when the model is there or
@@ -499,11 +528,14 @@ class Manager:
     def _publish(self, model: ManagedModel) -> None:
         """Replaces the published versions of one model. Needs the lock."""
         versions = {n: record.servable for n, record in sorted(model.versions.items()) if record.servable is not None}
+        by_name = {str(number): servable for number, servable in versions.items()}
+        signatures = model.source.signatures if model.source is not None else {}
+        router = self._routers.direct(model.name, model.traffic, by_name, signatures)
         published = dict(self._published)
         published.pop(model.name, None)
         if versions:
-            by_name = {str(number): servable for number, servable in versions.items()}
-            published[model.name] = Published(by_name, versions[max(versions)])
+            default = default_version(versions, model.traffic)
+            published[model.name] = Published(by_name, versions[default], router)
         self._published = published
 
     # -- unloading -------------------------------------------------------------------------------------------
@@ -622,9 +654,10 @@ class Manager:
             model = self._models.get(name)
             return model.source.config.queue if model is not None and model.source is not None else QueueConfig()
 
-    def lease(self, name: str, version: str = "") -> Servable:
+    def lease(self, name: str, version: str = "", request_id: str | None = None) -> Servable:
         """A ready version, held loaded until its `release`; "" asks for the default, the highest ready one.
 
+        With a `request_id`, which may be "", it is for a request, which "" leaves to the model's traffic.
         Raises NotFound for an unknown model or version, AwaitLoad for one that will be ready if it is waited for, and
         ModelNotReady for one that is known but not ready.
         """
@@ -632,7 +665,12 @@ class Manager:
             published = self._published.get(name)
             if published is None:
                 raise self._absent(name, version)
-            servable = published.versions.get(version) if version else published.default
+            if version:
+                servable = published.versions.get(version)
+            elif published.router is None or request_id is None:
+                servable = published.default
+            else:
+                servable = published.versions.get(published.router.choose(request_id), published.default)
             if servable is None:
                 raise self._absent(name, version)
             if servable.acquire():
@@ -674,7 +712,13 @@ class Manager:
         """Every version that is known, by name and number, and every model with a fault."""
         with self._lock:
             models = sorted(self._models.items())
-            return [entry for _, model in models for entry in model.entries()]
+            return [self._remarked(entry) for _, model in models for entry in model.entries()]
+
+    def _remarked(self, entry: IndexEntry) -> IndexEntry:
+        """With what its router has to say of a version, such as that it is a canary no more."""
+        router = self.routers.get(entry.name)
+        remark = router.remark(entry.version) if router is not None else ""
+        return replace(entry, reason="; ".join(filter(None, (entry.reason, remark)))) if remark else entry
 
     def versions_by_state(self) -> dict[str, int]:
         counts = {state.value: 0 for state in State}
@@ -718,6 +762,7 @@ class Manager:
     def stop(self, timeout: float) -> bool:
         """Unloads everything, waiting up to `timeout` seconds for leases and for loads. False if that was too short."""
         deadline = time.monotonic() + timeout
+        self._routers.close()
         with self._lock:
             self._stopped = True
             records = [record for model in self._models.values() for record in model.versions.values()]

@@ -216,12 +216,15 @@ class Registry:
         self,
         versions_by_state: Callable[[], Mapping[str, int]] = dict,
         cache_size: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        others: Callable[[], Iterable[Metric]] = tuple,
     ) -> None:
-        """Both are asked at scrape time; `cache_size` for entries and bytes of the response cache."""
+        """All are asked at scrape time; `cache_size` for entries and bytes of the response cache, `others` for families
+        that are counted elsewhere."""
         self._lock = Lock()
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._versions_by_state = versions_by_state
         self._cache_size = cache_size
+        self._others = others
         self._started = time.time()
         self.rejected = {protocol: RequestMetrics() for protocol in PROTOCOLS}
         self.loads = 0
@@ -267,6 +270,7 @@ class Registry:
         yield from self._gauges(models)
         yield from self._instances(models)
         yield from self._loads(models)
+        yield from self._others()
         yield from self._server()
 
     def _requests(self, models: Iterable[ModelMetrics]) -> Iterator[Metric]:

@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from vintner import option_kinds
-from vintner.errors import ConfigError, nearest
+from vintner.errors import ConfigError, InvalidArgument, nearest
 from vintner.types import DTYPES
 
 
@@ -131,6 +131,7 @@ Precision = Literal["f32", "f16", "bf16"]
 Cores = Annotated[str, Field(min_length=1), BeforeValidator(lambda given: str(given) if type(given) is int else given)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Percent = Annotated[float, Field(strict=True, gt=0, le=100)]
 Shape = tuple[Annotated[int, Field(strict=True, ge=-1)], ...]
 
 
@@ -149,6 +150,7 @@ IN_PLACE: Final = frozenset(
         "reopen_after_failures",
         "resource_preserving",
         "response_cache",
+        "traffic",
         "version_policy",
     }
 )
@@ -335,6 +337,58 @@ class PoolConfig(Section):
     cores: Cores | None = None
 
 
+class CanaryConfig(Section):
+    """A version that gets `percent` of the requests that name none, until it passes a bound: `max_error_rate`, a
+    fraction, or `max_p99_seconds`, over the last `window_seconds`, and once there were `min_requests` in these."""
+
+    version: Count
+    percent: Percent
+    max_error_rate: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.05
+    max_p99_seconds: Seconds | None = None
+    min_requests: Count = 50
+    window_seconds: Annotated[float, Field(strict=True, ge=1, le=86400)] = 60.0
+
+
+class ShadowConfig(Section):
+    """A version that gets a copy of `percent` of the requests that name none; its answers are compared and dropped."""
+
+    version: Count
+    percent: Percent = 100.0
+
+
+class TrafficConfig(Section):
+    """Which versions get the requests that name none. Without a `default`, it is the highest ready one of those that
+    are not on trial."""
+
+    default: Count | None = None
+    canary: CanaryConfig | None = None
+    shadow: ShadowConfig | None = None
+
+    @property
+    def on_trial(self) -> frozenset[int]:
+        """The versions that are served to be judged."""
+        return frozenset(trial.version for trial in (self.canary, self.shadow) if trial is not None)
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """All versions that are named."""
+        return self.on_trial | ({self.default} if self.default is not None else set())
+
+    @model_validator(mode="after")
+    def _distinct_versions(self) -> TrafficConfig:
+        named = {"default": self.default}
+        named |= {f"{role}.version": own.version for role in ("canary", "shadow") if (own := getattr(self, role))}
+        roles: dict[int, str] = {}
+        for role, version in named.items():
+            if version in roles:
+                raise ValueError(f"{role}: expected another version than that of {roles[version]}, got {version}")
+            if version is not None:
+                roles[version] = role
+        if not roles:
+            raise ValueError("expected at least one of default, canary and shadow")
+        return self
+
+
 class ModelConfig(Section):
     """Everything that can be set for one model. Tensors are keyed by the model's own names."""
 
@@ -366,7 +420,16 @@ class ModelConfig(Section):
     idle_unload_seconds: Seconds | None = None
     load_timeout_seconds: Seconds | None = None
     memory_bytes: Annotated[int | None, BeforeValidator(_size)] = None
+    traffic: TrafficConfig | None = None
     backend_options: Mapping[str, Any] = {}
+
+    def wanted_versions(self, available: Collection[int]) -> tuple[int, ...]:
+        """Those of the available versions that are to be loaded, in ascending order: what the policy selects of those
+        that are not on trial, and what `traffic` names. A version on trial is not the latest yet."""
+        if self.traffic is None:
+            return self.version_policy.select(available)
+        selected = self.version_policy.select(set(available) - self.traffic.on_trial)
+        return tuple(sorted({*selected, *self.traffic.versions.intersection(available)}))
 
     def in_pools(self) -> tuple[ModelConfig, ...]:
         """For each pool, the configuration of a model that is on its device alone."""
@@ -455,8 +518,19 @@ def parse_model_config(document: Mapping[str, Any], origin: str) -> ModelConfig:
     try:
         return ModelConfig.model_validate(document)
     except ValidationError as exc:
-        problems = "; ".join(_problem(dict(error)) for error in exc.errors())
-        raise ConfigError(f"{origin}: {problems}") from exc
+        raise ConfigError(f"{origin}: {_problems(exc)}") from exc
+
+
+def parse_traffic(document: object) -> TrafficConfig:
+    """Checks what a client says under `traffic`. Raises InvalidArgument that names each key that is wrong."""
+    try:
+        return TrafficConfig.model_validate(document)
+    except ValidationError as exc:
+        raise InvalidArgument(f"traffic: {_problems(exc)}") from exc
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(_problem(dict(one)) for one in error.errors())
 
 
 def _problem(error: Mapping[str, Any]) -> str:

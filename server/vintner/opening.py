@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vintner.backend import Backend, Backends, LoadedModel, LoadSpec, close_anyway
 from vintner.errors import LoadError
+from vintner.manifest import check_manifest
 from vintner.model_shapes import open_model
 from vintner.pools import Pool
 from vintner.rate_limiter import Claim
@@ -36,6 +37,7 @@ def open_servable(
     Raises OperatorError with the reason if it cannot be loaded, contradicts its configuration, or fails to warm up.
     """
     backend, path = find_model(source, version, backends)
+    check_manifest(source.versions[version])
     models: list[LoadedModel] = []
     try:
         pools: list[Pool] = []

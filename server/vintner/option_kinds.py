@@ -84,6 +84,12 @@ def _parse_seconds(text: str) -> float:
     return seconds
 
 
+def _at_least(seconds: float, low: float) -> float:
+    if seconds < low:
+        raise ValueError(seconds)
+    return seconds
+
+
 def _parse_boolean(text: str) -> bool:
     word = text.lower()
     if word not in {"true", "yes", "on", "1", "false", "no", "off", "0"}:
@@ -101,6 +107,12 @@ def _parse_resource(text: str) -> tuple[str, int]:
 PORT: Final = integer(0, 65535, "PORT")
 SECONDS: Final = Kind(
     "a number of seconds, 0 or more", "SECONDS", _parse_seconds, lambda seconds: str(seconds).removesuffix(".0")
+)
+PERIOD: Final = Kind(
+    "a number of seconds of at least 0.1",
+    "SECONDS",
+    lambda text: _at_least(_parse_seconds(text), 0.1),
+    lambda seconds: str(seconds).removesuffix(".0"),
 )
 BOOLEAN: Final = Kind("true or false", "true|false", _parse_boolean, lambda value: str(value).lower())
 RESOURCE: Final = Kind(

@@ -78,7 +78,7 @@ def uploaded(name: str, config: ModelConfig, upload: Upload) -> ModelSource:
 
 
 def _selected(config: ModelConfig, available: Mapping[int, Path]) -> Mapping[int, Path]:
-    selected = config.version_policy.select(available)
+    selected = config.wanted_versions(available)
     if not selected:
         there = ", ".join(map(str, sorted(available)))
         raise InvalidArgument(

@@ -1,7 +1,8 @@
 """What a model repository asks to have loaded: which models, in which versions, how configured.
 
 Stateless, and quick: it lists directories and reads configurations, never a model. It follows links, because
-Kubernetes mounts through them, and writes nothing. Three layouts are told apart in each root:
+Kubernetes mounts through them, as long as they stay in the root, and writes nothing. What changes from one scan to the
+next is `tracking`'s concern. Three layouts are told apart in each root:
 
     <integer>/<files>              the root is one model with versions
     <files>                        the root is one model, version 1
@@ -25,9 +26,11 @@ from pathlib import Path
 from typing import Final
 
 from vintner.backend import Backends, LoadSpec
+from vintner.contents import VERSION, is_directory, judge, read_listing
 from vintner.core_shares import uses_cpu
 from vintner.cores import parse_cores
 from vintner.errors import ConfigError
+from vintner.links import Links
 from vintner.model_config import ModelConfig, read_model_config
 from vintner.triton_config import read_triton_config
 
@@ -37,9 +40,6 @@ CONFIG_READERS: Final[Mapping[str, Callable[[Path], ModelConfig]]] = {
     "config.yaml": read_model_config,
     "config.pbtxt": read_triton_config,
 }
-VERSION: Final = re.compile(r"[1-9][0-9]*", re.ASCII)
-TRITON_DIRECTORIES: Final = frozenset({"warmup", "initial_state", "configs"})
-"""What Triton keeps beside the versions of a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,13 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A directory that is a model. A `mounted` one is a root, whose own name is the operator's and not the model's."""
+class Place:
+    """A directory that is a model. A `mounted` one is a root, whose own name is the operator's and not the model's.
+    `links` are those of its root."""
 
     directory: Path
     mounted: bool
+    links: Links
 
     @property
     def name(self) -> str:
@@ -83,13 +85,20 @@ class _Place:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fault:
+class Fault:
+    """Why a model cannot be tried."""
+
     name: str
     reason: str
 
 
 def scan(
-    roots: Sequence[Path], backends: Backends, model_name: str | None = None, default_name: str | None = None
+    roots: Sequence[Path],
+    backends: Backends,
+    model_name: str | None = None,
+    default_name: str | None = None,
+    *,
+    follow_external_links: bool = False,
 ) -> Scan:
     """Reads the repositories; `model_name` is what a repository of a single model serves it as.
 
@@ -97,16 +106,28 @@ def scan(
     configuration, else as `default_name`, else as its directory. Raises ConfigError for a root that is no readable
     directory, a `model_name` that no model can have, and one where there are several models.
     """
-    distinct = {os.path.realpath(root): root for root in roots}.values()
-    places = [place for root in distinct for place in _places(root, backends)]
-    if model_name is not None:
-        _check_single(model_name, places)
-    found = [_read(place, model_name, default_name if len(places) == 1 else None, backends) for place in places]
+    places = [
+        place
+        for root in distinct_roots(roots)
+        for place in find_places(root, Links(root, follow_external_links), backends)
+    ]
+    naming = Naming.of(places, model_name, default_name)
+    return combine([read_model(place, naming, backends) for place in places])
+
+
+def distinct_roots(roots: Sequence[Path]) -> Sequence[Path]:
+    """The roots, without those that are another way to one of them."""
+    return list({os.path.realpath(root): root for root in roots}.values())
+
+
+def combine(found: Sequence[ModelSource | Fault], unsettled: Mapping[str, str] | None = None) -> Scan:
+    """One scan of what was found in all places; a name that two of them have is a fault."""
     counts = Counter(item.name for item in found)
     twice = {name: "model appears in two or more repositories" for name, count in counts.items() if count > 1}
     models = {item.name: item for item in found if isinstance(item, ModelSource) and item.name not in twice}
-    faults = {item.name: item.reason for item in found if isinstance(item, _Fault)}
-    return Scan(models, faults | twice)
+    faults = {item.name: item.reason for item in found if isinstance(item, Fault)}
+    others = {name: reason for name, reason in (unsettled or {}).items() if name not in counts}
+    return Scan(models, faults | twice, others)
 
 
 def find_model(source: ModelSource, version: int, backends: Backends) -> tuple[str, Path]:
@@ -195,30 +216,46 @@ def check_model_name(name: str) -> None:
         raise ConfigError(f"a model's name cannot hold control characters or bytes that are not UTF-8: {name!r}")
 
 
-def _check_single(model_name: str, places: Sequence[_Place]) -> None:
-    check_model_name(model_name)
-    if len(places) > 1:
-        names = ", ".join(sorted(place.name for place in places))
-        raise ConfigError(f"'{model_name}' can only name a single model; there are {len(places)}: {names}")
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """What the operator says of a single model's name: `given` beats its configuration, `default` its directory."""
+
+    given: str | None = None
+    default: str | None = None
+
+    @classmethod
+    def of(cls, places: Sequence[Place], model_name: str | None, default_name: str | None) -> Naming:
+        """Raises ConfigError for a `model_name` that no model can have, or that would name several."""
+        if model_name is not None:
+            check_model_name(model_name)
+            if len(places) > 1:
+                names = ", ".join(sorted(place.name for place in places))
+                raise ConfigError(f"'{model_name}' can only name a single model; there are {len(places)}: {names}")
+        return cls(model_name, default_name if len(places) == 1 else None)
+
+    def shown(self, place: Place) -> str:
+        """How to call what cannot be served under its name: as `repr`, for it may be bytes that are not UTF-8."""
+        return repr(self.given or place.name)[1:-1]
 
 
-def _places(root: Path, backends: Backends) -> Sequence[_Place]:
+def find_places(root: Path, links: Links, backends: Backends, single: bool | None = None) -> Sequence[Place]:
+    """The models of a root; `single` says whether it is one itself, if that is known. Raises ConfigError as `scan`."""
     try:
-        directories = _subdirectories(root)
-        if _is_model(root, backends):
-            return [_Place(root, mounted=True)]
+        directories = _subdirectories(root, links)
+        if _is_model(root, directories, backends) if single is None else single:
+            return [Place(root, True, links)]
     except OSError as exc:
         raise ConfigError(f"cannot read the model repository {root}: {exc.strerror}") from exc
-    places = [_Place(directory, mounted=False) for directory in directories]
-    if not places:
+    if not directories:
         logger.info("the model repository %s is empty", root)
-    return places
+    return [Place(directory, False, links) for directory in directories]
 
 
-def _is_model(root: Path, backends: Backends) -> bool:
+def _is_model(root: Path, directories: Sequence[Path], backends: Backends) -> bool:
     if any((root / name).exists() for name in CONFIG_READERS):
         return True
-    return any(_recogniser(directory, backends) for directory in [*_versions(root).values(), root])
+    versions = [directory for directory in directories if VERSION.fullmatch(directory.name)]
+    return any(_recogniser(directory, backends) for directory in [*versions, root])
 
 
 def _recogniser(directory: Path, backends: Backends) -> str | None:
@@ -236,12 +273,25 @@ def _recogniser(directory: Path, backends: Backends) -> str | None:
     return None
 
 
-def _read(place: _Place, model_name: str | None, default_name: str | None, backends: Backends) -> ModelSource | _Fault:
+def read_model(place: Place, naming: Naming, backends: Backends) -> ModelSource | Fault:
+    """A model as it is there now."""
+
+    def build() -> ModelSource:
+        listing = read_listing(place.directory, place.links)
+        if listing.objection:
+            raise ConfigError(listing.objection)
+        contents = judge(listing)
+        config = read_config(place.directory)
+        signatures = {version: sight.signature for version, sight in contents.sights.items()}
+        return make_source(place, naming, config, contents.versions, signatures, backends)
+
+    return source_or_fault(build, place, naming)
+
+
+def source_or_fault(build: Callable[[], ModelSource], place: Place, naming: Naming) -> ModelSource | Fault:
+    """What `build` returns, or why it does not."""
     try:
-        config = _read_config(place.directory)
-        name = model_name or (default_name if config.name is None else None) or _configured_name(place, config)
-        check_model_name(name)
-        return _source(name, place.directory, config, backends)
+        return build()
     except ConfigError as exc:
         reason = str(exc)
     except OSError as exc:
@@ -249,10 +299,34 @@ def _read(place: _Place, model_name: str | None, default_name: str | None, backe
     except Exception as exc:  # a backend's bug, which is not to keep the other models from being served
         logger.exception("looking for a model in %s failed", place.directory)
         reason = f"{type(exc).__name__}: {exc}"
-    return _Fault(repr(model_name or place.name)[1:-1], reason)  # repr, for a name may be bytes that are not UTF-8
+    return Fault(naming.shown(place), reason)
 
 
-def _read_config(directory: Path) -> ModelConfig:
+def make_source(
+    place: Place,
+    naming: Naming,
+    config: ModelConfig,
+    available: Mapping[int, Path],
+    signatures: Mapping[int, Hashable],
+    backends: Backends,
+) -> ModelSource:
+    """Raises ConfigError for a name that does not do, where the policy selects nothing, and where there is neither a
+    version nor a model."""
+    name = naming.given or (naming.default if config.name is None else None) or _configured_name(place, config)
+    check_model_name(name)
+    selected = config.wanted_versions(available)
+    if not selected:
+        there = ", ".join(map(str, sorted(available)))
+        raise ConfigError(f"no version to serve: the policy is '{config.version_policy}', there is {there}")
+    wanted = {version: available[version] for version in selected}
+    source = ModelSource(name, place.directory, config, wanted, available, signatures)
+    if place.directory in available.values():
+        find_model(source, 1, backends)
+    return source
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """The configuration in a model's directory, the default one if there is none. Raises ConfigError."""
     if (directory / "config.yml").exists():
         raise ConfigError("config.yml is not read; name it config.yaml")
     present = [name for name in CONFIG_READERS if (directory / name).exists()]
@@ -261,7 +335,7 @@ def _read_config(directory: Path) -> ModelConfig:
     return CONFIG_READERS[present[0]](directory / present[0]) if present else ModelConfig()
 
 
-def _configured_name(place: _Place, config: ModelConfig) -> str:
+def _configured_name(place: Place, config: ModelConfig) -> str:
     if config.name is None or config.name == place.name:
         return place.name
     if place.mounted:
@@ -269,38 +343,8 @@ def _configured_name(place: _Place, config: ModelConfig) -> str:
     raise ConfigError(f"the configuration names the model '{config.name}', its directory '{place.name}'")
 
 
-def _source(name: str, directory: Path, config: ModelConfig, backends: Backends) -> ModelSource:
-    """Raises ConfigError where the policy selects nothing, and where there is neither a version nor a model."""
-    present = _versions(directory)
-    available = present or {1: directory}
-    selected = config.version_policy.select(available)
-    if not selected:
-        there = ", ".join(map(str, sorted(available)))
-        raise ConfigError(f"no version to serve: the policy is '{config.version_policy}', there is {there}")
-    source = ModelSource(name, directory, config, {version: available[version] for version in selected}, available)
-    if not present:
-        find_model(source, 1, backends)
-    return source
-
-
-def _versions(directory: Path) -> Mapping[int, Path]:
-    """Version directories by number. A leading zero makes none, or 1 and 01 would be the same version."""
-    versions = {}
-    for entry in _subdirectories(directory):
-        if VERSION.fullmatch(entry.name):
-            versions[int(entry.name)] = entry
-        elif entry.name not in TRITON_DIRECTORIES:
-            logger.debug("%s is no version of a model: its name is no positive integer", entry)
-    return versions
-
-
-def _subdirectories(directory: Path) -> Sequence[Path]:
+def _subdirectories(directory: Path, links: Links) -> Sequence[Path]:
     """In order of name, without what is hidden, unfinished or the file system's own."""
-    entries = (entry for entry in directory.iterdir() if not entry.name.startswith(".") and entry.name != "lost+found")
-    return sorted(entry for entry in entries if not entry.name.endswith(".tmp") and _is_directory(entry))
-
-
-def _is_directory(entry: Path) -> bool:
-    if entry.is_symlink() and not entry.exists():
-        logger.warning("%s is passed over: it links to %s, which is not there", entry, os.readlink(entry))
-    return entry.is_dir()
+    with os.scandir(directory) as entries:
+        names = sorted(entry.name for entry in entries if is_directory(entry, links))
+    return [directory / name for name in names]

@@ -171,6 +171,7 @@ class Service:
         started = time.monotonic() if since is None else since
         try:
             servable = self._admit(request)
+            router = self._manager.routers.get(request.model_name) if not request.model_version else None
         except AwaitLoad as exc:
             if since is None:
                 self._park(request, protocol, reply, started)
@@ -186,8 +187,11 @@ class Service:
             servable.release()
             with self._lock:
                 self._running -= 1
-            metrics.observe(_outcome(result), time.monotonic() - started)
+            outcome, seconds = _outcome(result), time.monotonic() - started
+            metrics.observe(outcome, seconds)
             reply(result)
+            if router is not None:
+                router.settled(request, servable, result, outcome, seconds)
 
         try:
             return servable.submit(request, settle)
@@ -242,10 +246,10 @@ class Service:
         """Counts a request that a front end could not decode."""
         self._manager.registry.rejected[protocol].observe(error.outcome, 0.0)
 
-    def _lease(self, name: str, version: str) -> Servable:
+    def _lease(self, name: str, version: str, request_id: str | None = None) -> Servable:
         if not name:
             raise InvalidArgument("Model name cannot be empty")
-        return self._manager.lease(name, version)
+        return self._manager.lease(name, version, request_id)
 
     def _awaited(self, name: str, version: str) -> Servable:
         """As `_lease`, but of a model that is yet to be loaded once that is done. Blocks."""
@@ -273,7 +277,7 @@ class Service:
                 raise QueueFull(f"Exceeds maximum queue size: the server runs {self._limit} requests already")
             self._running += 1
         try:
-            return self._lease(request.model_name, request.model_version)
+            return self._lease(request.model_name, request.model_version, request.id)
         except Exception:
             with self._lock:
                 self._running -= 1

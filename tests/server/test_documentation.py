@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from infer_calls import wait_until
 from running_server import RunningServer, start_server
 from vintner.model_config import parse_model_config
 from vintner.triton_config import read_triton_config
@@ -90,3 +92,36 @@ def test_the_triton_configuration_in_the_docs_is_read(tmp_path: Path) -> None:
     path.write_text(shown[0])
     config = read_triton_config(path)
     assert (config.backend, config.batching.max_batch_size, config.instances) == ("onnxruntime", 16, 1)
+
+
+def test_the_example_of_a_quantised_version_is_judged_as_the_docs_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = blocks("docs/traffic.md")
+    quantise, send, ask = (text for language, text in shown if language == "python")
+    everything, shadow, canary = (text for language, text in shown if language == "yaml")
+    (output,) = (text for language, text in shown if not language and text.startswith("compared"))
+    model = tmp_path / "models" / "digits_onnx"
+    shutil.copytree(ROOT / "model_repository" / "digits_onnx" / "1", model / "1")
+    monkeypatch.chdir(tmp_path)
+    exec(quantise, {})
+    (model / "config.yaml").write_text(shadow)
+    server = start_server(tmp_path / "models", tmp_path / "log")
+    try:
+        subprocess.run([sys.executable, "-c", here(send, server)], check=True)
+        seen = ("vintner_shadow_requests_total", "vintner_shadow_skipped_total")
+        wait_until(lambda: sum(map(server.counter, seen)) == 450)
+        run = subprocess.run([sys.executable, "-c", here(ask, server)], capture_output=True, text=True, check=True)
+    finally:
+        server.kill()
+    figures = [float(number) for number in re.findall(r"[\d.]+", run.stdout)]
+    assert re.sub(r"[\d.]+", "0", run.stdout) == re.sub(r"[\d.]+", "0", output)
+    assert sum(figures[:2]) == 450
+    assert figures[0] > 400
+    assert 0 < figures[2] < 0.002
+    assert figures[2] <= figures[3] < 0.2
+    assert figures[4] > 99
+    for text in (everything, canary):
+        traffic = parse_model_config(yaml.safe_load(text), "docs/traffic.md").traffic
+        assert traffic is not None
+        assert traffic.canary is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -232,7 +233,8 @@ def test_a_model_can_be_loaded_with_the_configuration_that_it_shows(
 
 def stored(uploads: Path) -> list[str]:
     """Every file that is kept of uploads, as `<version>/<name>`."""
-    return sorted("/".join(path.parts[-2:]) for path in uploads.rglob("*") if path.is_file())
+    walk = os.walk(uploads)  # which passes over what is removed meanwhile
+    return sorted(f"{Path(directory).name}/{file}" for directory, _, files in walk for file in files)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -530,6 +532,22 @@ def test_where_loading_is_not_explicit_only_versions_can_be_chosen(
         assert doubled(server, "first")["model_version"] == "2"
         assert "'nobody'" in refused(server, protocol, "NOT_FOUND", "load", "nobody", {"pin_version": 1})
     assert "model_repository" not in extensions(server)
+
+
+@pytest.mark.parametrize("mode", ["poll", "explicit"])
+def test_traffic_is_divided_as_a_client_says(models: Path, start: Callable[..., RunningServer], mode: str) -> None:
+    (models / "first" / "config.yaml").write_text("version_policy: all\n")
+    server = start(models, f"--model-control={mode}", *(["--load-model=first"] if mode == "explicit" else []))
+    for protocol, traffic in (("rest", {"default": 1}), ("grpc", '{"default": 1}')):
+        assert doubled(server, "first")["model_version"] == "2"
+        ask(server, protocol, "load", "first", {"traffic": traffic})
+        assert doubled(server, "first")["model_version"] == "1"
+        assert doubled(server, "first", "2")["model_version"] == "2"
+        ask(server, protocol, "load", "first", {"traffic": "{}"})
+    assert "traffic: canary.version" in refused(
+        server, "rest", "INVALID_ARGUMENT", "load", "first", {"traffic": {"canary": {}}}
+    )
+    assert "'nobody'" in refused(server, "rest", "NOT_FOUND", "load", "nobody", {"traffic": {"default": 1}})
 
 
 def extensions(server: RunningServer) -> list[str]:

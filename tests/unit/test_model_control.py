@@ -24,12 +24,13 @@ from vintner.errors import (
 from vintner.http_control import decode_parameters, encode_index, largest_body
 from vintner.lifecycle import State
 from vintner.managed_model import IndexEntry
-from vintner.model_config import ModelConfig, VersionPolicy
+from vintner.model_config import ModelConfig, TrafficConfig, VersionPolicy
 from vintner.model_control import MOST_CALLS, ControlMode, ModelControl
 from vintner.overrides import read_config
 from vintner.repository import ModelSource, Scan
 from vintner.uploads import Uploads
 
+CANARY = TrafficConfig.model_validate({"canary": {"version": 2, "percent": 5}})
 PATHS = {1: Path("/m/1"), 2: Path("/m/2")}
 FOUND = ModelSource("m", Path("/m"), ModelConfig(), {2: PATHS[2]}, PATHS, {1: "one", 2: "two"})
 
@@ -54,7 +55,7 @@ class Recorded:
     def pin(self, name: str, version: int | None) -> None:
         self.done.append(("pin", name, version))
 
-    def direct(self, name: str, traffic: Any) -> None:
+    def direct(self, name: str, traffic: TrafficConfig | None) -> None:
         self.done.append(("direct", name, traffic))
 
 
@@ -102,6 +103,8 @@ def test_the_same_files_sent_again_are_another_model(models: Recorded, tmp_path:
         ({"pin_version": 2}, [("pin", "m", 2)]),
         ({"pin_version": 0}, [("pin", "m", None)]),
         ({"traffic": {}}, [("direct", "m", None)]),
+        ({"traffic": {"default": 2}}, [("direct", "m", TrafficConfig(default=2))]),
+        ({"traffic": '{"canary": {"version": 2, "percent": 5}}'}, [("direct", "m", CANARY)]),
         ({"traffic": "{}", "pin_version": 1}, [("pin", "m", 1), ("direct", "m", None)]),
     ],
 )
@@ -127,8 +130,8 @@ def test_a_load_can_choose_too(models: Recorded) -> None:
         ("a/b", {}, InvalidArgument, "a model cannot be named 'a/b'"),
         ("..", {"config": "{}", "file:1/a": b""}, InvalidArgument, "a model cannot be named '..'"),
         ("m", {"config": "{}", "file:1/a": b""}, PermissionDenied, "--allow-model-upload"),
-        ("m", {"traffic": {"defualt": 1}}, InvalidArgument, "parameter 'traffic'"),
-        ("m", {"config": "{}", "traffic": {"defualt": 1}}, InvalidArgument, "parameter 'traffic'"),
+        ("m", {"traffic": {"defualt": 1}}, InvalidArgument, "traffic: unknown key 'defualt'; did you mean 'default'"),
+        ("m", {"config": "{}", "traffic": {"default": 0}}, InvalidArgument, "traffic: default: expected"),
     ],
 )
 def test_what_is_refused_has_no_effect(

@@ -232,14 +232,14 @@ def test_a_root_that_is_not_there_or_no_directory_is_an_error(tmp_path: Path, ba
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     """Permissions alone would not stop tests that run as root."""
-    listing = Path.iterdir
+    listing = os.scandir
 
-    def iterdir(path: Path):
-        if path == directory:
+    def scandir(path: str | Path):
+        if Path(path) == directory:
             raise PermissionError(13, "Permission denied", str(path))
         return listing(path)
 
-    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "scandir", scandir)
 
 
 def test_a_root_that_cannot_be_read_is_an_error(tmp_path: Path, backends: Backends, monkeypatch):

@@ -1,0 +1,243 @@
+"""Follows model repositories: what there is to serve, look after look, as far as it has come to rest.
+
+Knows signatures and times, and no loaded model. A look at what has not changed costs directory listings and the files'
+status; configurations are read and backends asked only about what is new. Invariant: until a change of a model has
+come to rest, looks go on giving what was there before, except for versions whose directories are gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+from pathlib import Path
+
+from vintner.backend import Backends
+from vintner.contents import Contents, Listing, judge, read_listing
+from vintner.errors import ConfigError
+from vintner.links import Links
+from vintner.model_config import ModelConfig
+from vintner.mounts import read_mounts
+from vintner.repository import (
+    Fault,
+    ModelSource,
+    Naming,
+    Place,
+    Scan,
+    combine,
+    distinct_roots,
+    find_places,
+    make_source,
+    read_config,
+    source_or_fault,
+)
+from vintner.settling import Record, Rules, Sight, accept, observe
+
+logger = logging.getLogger(__name__)
+
+Outcome = ModelSource | Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """Why a model is not tried yet."""
+
+    name: str
+    reason: str
+
+
+@dataclass(slots=True)
+class _Followed:
+    """What is known of the model in one directory."""
+
+    config: Record | None = None
+    versions: dict[Path, Record] = field(default_factory=dict)
+    key: Hashable = None
+    outcome: Outcome | Unsettled | None = None
+    listing: tuple[Listing, Naming] | None = None
+    """What the outcome was concluded from."""
+    trouble: str = ""
+    name: str = ""
+    """As which the model was last there: a broken configuration does not tell."""
+    parsed: tuple[Hashable, ModelConfig | ConfigError] | None = None
+    """A configuration's signature and what it says, which stays true while the file is being rewritten."""
+
+    @property
+    def due(self) -> float:
+        if self.key is None or self.trouble:
+            return inf  # nothing was concluded, which time alone will not change
+        records = [*self.versions.values(), self.config] if self.config else self.versions.values()
+        return min((record.due for record in records if record), default=inf)
+
+    def rests_on(self, listing: Listing, naming: Naming) -> bool:
+        """Whether nothing has happened since, and none is to happen by time alone."""
+        if self.listing is None or self.trouble or self.due < inf:
+            return False
+        return self.listing[1] == naming and listing.resembles(self.listing[0])
+
+    def fault(self, name: str, reason: str) -> Fault:
+        return Fault(self.name or name, reason)
+
+    def read(self, directory: Path) -> ModelConfig | ConfigError:
+        """The accepted configuration, or what is wrong with it. Raises OSError."""
+        assert self.config is not None
+        if self.parsed is None or self.parsed[0] != self.config.accepted:
+            try:
+                self.parsed = (self.config.accepted, read_config(directory))
+            except ConfigError as exc:
+                if isinstance(exc.__cause__, OSError):  # which may pass
+                    raise exc.__cause__ from exc
+                self.parsed = (self.config.accepted, exc)
+        return self.parsed[1]
+
+
+class Repository:
+    """All roots of a server. Threads: one at a time."""
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        backends: Backends,
+        model_name: str | None = None,
+        default_name: str | None = None,
+        *,
+        settle_seconds: float = 0.75,
+        require_ready_marker: bool = False,
+        follow_external_links: bool = False,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Names are as for `repository.scan`. Reads nothing yet."""
+        self.roots = tuple(roots)
+        self._backends = backends
+        self._names = (model_name, default_name)
+        self._rules = Rules(settle_seconds, require_ready_marker)
+        self._wall_clock = wall_clock
+        self._links = {root: Links(root, follow_external_links) for root in self.roots}
+        self._single: dict[Path, bool] = {}
+        self._followed: dict[Path, _Followed] = {}
+        self._remote: dict[int, bool] = {}
+        self.due = inf
+        """When, by the clock of `scan`, something that is unsettled could be settled; infinity if nothing waits."""
+
+    @property
+    def leads_out(self) -> Sequence[Path]:
+        """The roots in which a link to elsewhere was followed."""
+        return [root for root, links in self._links.items() if links.external]
+
+    def scan(self, now: float, settle: bool = True) -> Scan:
+        """What there is at `now`, of a clock that only goes forward.
+
+        Without `settle` everything is taken as it is. What did not change is the same object as in the last scan.
+        Raises ConfigError as `repository.scan`, and then knows what it knew before.
+        """
+        by_root = {root: self._places(root) for root in distinct_roots(self.roots)}
+        places = [place for found in by_root.values() for place in found]
+        naming = Naming.of(places, *self._names)
+        before = self._followed
+        self._followed = {place.directory: before.get(place.directory) or _Followed() for place in places}
+        found = {place.directory: self._look(place, naming, now, settle) for place in places}
+        for root, below in by_root.items():
+            # A root keeps its layout while it has a model: a stray file beside models must not make it one itself.
+            if any(isinstance(found[place.directory], ModelSource) for place in below):
+                self._single[root] = below[0].mounted
+            else:
+                self._single.pop(root, None)
+        self.due = min((followed.due for followed in self._followed.values()), default=inf)
+        unsettled = {item.name: item.reason for item in found.values() if isinstance(item, Unsettled)}
+        return combine([item for item in found.values() if not isinstance(item, Unsettled)], unsettled)
+
+    def _places(self, root: Path) -> Sequence[Place]:
+        return find_places(root, self._links[root], self._backends, self._single.get(root))
+
+    def _look(self, place: Place, naming: Naming, now: float, settle: bool) -> Outcome | Unsettled:
+        followed = self._followed[place.directory]
+        try:
+            listing = read_listing(place.directory, place.links)
+        except OSError as exc:
+            return self._unreadable(place, naming, followed, f"cannot read {exc.filename}: {exc.strerror}")
+        if followed.rests_on(listing, naming) and followed.outcome is not None and settle:
+            return followed.outcome
+        followed.listing, followed.trouble = (listing, naming), ""
+        if listing.objection:
+            followed.key, followed.outcome = None, followed.fault(naming.shown(place), listing.objection)
+            return followed.outcome
+        contents = judge(listing)
+        self._observe(followed, contents, listing.device, now, settle, naming.shown(place))
+        return self._conclude(place, naming, followed, contents)
+
+    def _unreadable(self, place: Place, naming: Naming, followed: _Followed, trouble: str) -> Outcome | Unsettled:
+        """Keeps what there was: a disk may be away for a moment."""
+        if followed.outcome is None or isinstance(followed.outcome, Unsettled):
+            return followed.fault(naming.shown(place), trouble)
+        if trouble != followed.trouble:
+            logger.warning("model '%s' stays as it was: %s", followed.outcome.name, trouble)
+        followed.trouble = trouble
+        return followed.outcome
+
+    def _observe(
+        self, followed: _Followed, contents: Contents, device: int, now: float, settle: bool, name: str
+    ) -> None:
+        wall = None if self._is_remote(device) else self._wall_clock()
+        # A marker is for versions; a configuration is small, and mostly written at once.
+        config_rules = Rules(self._rules.settle_seconds)
+
+        def step(before: Record | None, sight: Sight, rules: Rules, what: str) -> Record:
+            after = observe(before, sight, now, wall, rules) if settle else accept(sight, now)
+            if after.reason and (before is None or after.reason != before.reason):
+                logger.info("model '%s': %s is not taken yet: %s", name, what, after.reason)
+            return after
+
+        followed.config = step(followed.config, contents.config, config_rules, "its configuration")
+        followed.versions = {
+            path: step(followed.versions.get(path), contents.sights[number], self._rules, f"version {number}")
+            for number, path in contents.versions.items()
+        }
+
+    def _is_remote(self, device: int) -> bool:
+        """Whether the files' times are perhaps of another clock than ours."""
+        if device not in self._remote:
+            self._remote = {mount.device: mount.remote for mount in read_mounts()}
+            self._remote.setdefault(device, False)
+        return self._remote[device]
+
+    def _conclude(self, place: Place, naming: Naming, followed: _Followed, contents: Contents) -> Outcome | Unsettled:
+        config, records = followed.config, followed.versions
+        assert config is not None
+        accepted = {number: records[path].accepted for number, path in contents.versions.items()}
+        key = (naming, config.accepted, tuple((contents.versions[number], accepted[number]) for number in accepted))
+        if key == followed.key and followed.outcome is not None:
+            return followed.outcome
+        available = {number: contents.versions[number] for number in accepted if accepted[number] is not None}
+        if config.accepted is None or not available:
+            reason = config.reason or records[contents.versions[max(contents.versions)]].reason
+            followed.outcome = Unsettled(naming.shown(place), reason)
+        else:
+            try:
+                parsed = followed.read(place.directory)
+            except OSError as exc:
+                return self._unreadable(place, naming, followed, f"cannot read {exc.filename}: {exc.strerror}")
+            signatures = {number: accepted[number] for number in available}
+            build = partial(self._make, place, naming, parsed, available, signatures)
+            outcome = source_or_fault(build, place, naming)
+            if isinstance(outcome, ModelSource):
+                followed.name = outcome.name
+            else:
+                outcome = followed.fault(outcome.name, outcome.reason)
+            followed.outcome = outcome
+        followed.key = key
+        return followed.outcome
+
+    def _make(
+        self,
+        place: Place,
+        naming: Naming,
+        config: ModelConfig | ConfigError,
+        available: Mapping[int, Path],
+        signatures: Mapping[int, Hashable],
+    ) -> ModelSource:
+        if isinstance(config, ConfigError):
+            raise config
+        return make_source(place, naming, config, available, signatures, self._backends)

@@ -1,0 +1,333 @@
+"""The traffic of a model through the service, in memory: what is routed, judged, copied and counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from fake_backend import FakeBackend, FakeModel, fake_model, write_model
+from prometheus_client.parser import text_string_to_metric_families
+from vintner.backend import Backends
+from vintner.errors import BackendError, InvalidArgument
+from vintner.manager import Manager
+from vintner.repository import Scan, scan
+from vintner.router import Router
+from vintner.service import Service
+from vintner.shadow import MOST_COPIES, Shadow
+from vintner.types import Cancellation, Request, Response, Tensor
+
+WAIT = 10.0
+
+
+class World:
+    """A model `m` with versions, and a service over it. Shadows compare in a thread, which `settle` waits for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.backend = FakeBackend()
+        self.backends = Backends(made={"fake": self.backend})
+        self.manager = Manager(self.backends)
+        self.service = Service(self.manager)
+
+    def serve(self, traffic: dict[str, Any] | None, *versions: int, signatures: dict[int, Any] | None = None) -> None:
+        for version in versions:
+            if not (self.root / "m" / str(version)).exists():
+                write_model(self.root / "m" / str(version), fake_model(shape=(-1, 2)))
+        config = {"batching": False, "traffic": traffic, "version_policy": "all", "reopen_after_failures": 1000}
+        (self.root / "m" / "config.yaml").write_text(yaml.safe_dump(config))
+        found = scan([self.root], self.backends)
+        if signatures is not None:
+            found = Scan({"m": dataclasses.replace(found.models["m"], signatures=signatures)}, {})
+        self.manager.aspire(found)
+        assert self.manager.settled.wait(WAIT)
+
+    def model(self, version: int) -> FakeModel:
+        return next(model for model in self.backend.loaded if model.spec.path.parent.name == str(version))
+
+    def ask(self, version: str = "", **options: Any) -> Response:
+        return self.service.infer(Request("m", version, {"input": ones()}, **options), "grpc")
+
+    @property
+    def router(self) -> Router:
+        return self.manager.routers["m"]
+
+    @property
+    def shadow(self) -> Shadow:
+        assert self.router.shadow is not None
+        return self.router.shadow
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """A sample's value; None if it is not there."""
+        text = self.service.metrics().decode()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        values = [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
+        return sum(values) if values else None
+
+
+def ones() -> Tensor:
+    return Tensor("FP32", np.ones((1, 2), np.float32))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(1000):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it never came about")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    for model in made.backend.loaded:
+        model.gate = lambda: None
+    made.manager.stop(WAIT)
+
+
+def fail() -> None:
+    raise BackendError("the weights are wrong")
+
+
+# -- canary --------------------------------------------------------------------------------------------------
+
+
+def test_requests_without_an_id_are_split_as_evenly_as_can_be(world: World) -> None:
+    world.serve({"default": 1, "canary": {"version": 3, "percent": 20}}, 1, 2, 3)
+    assert Counter(world.ask().model_version for _ in range(100)) == {"1": 80, "3": 20}
+    assert world.metric("vintner_traffic_requests_total", version="3", role="canary") == 20
+    assert world.metric("vintner_traffic_requests_total", version="1", role="default") == 80
+    assert world.metric("vintner_traffic_requests_total", version="2", role="default") == 0
+
+
+def test_a_request_that_names_a_version_gets_it_and_is_no_traffic(world: World) -> None:
+    world.serve({"default": 1, "canary": {"version": 3, "percent": 100}, "shadow": {"version": 2}}, 1, 2, 3)
+    assert [world.ask(version).model_version for version in ("1", "2", "3")] == ["1", "2", "3"]
+    assert world.metric("vintner_traffic_requests_total") == 0
+    assert world.model(2).runs == 1
+
+
+def test_what_asks_for_metadata_is_answered_by_the_default(world: World) -> None:
+    world.serve({"default": 1, "canary": {"version": 3, "percent": 100}}, 1, 3)
+    lease = world.manager.lease("m")
+    lease.release()
+    assert lease.version == "1"
+    assert world.ask().model_version == "3"
+
+
+def test_a_version_that_is_not_ready_leaves_its_requests_to_the_default(world: World) -> None:
+    write_model(world.root / "m" / "3", {**fake_model(), "fail": "too new"})
+    world.serve({"default": 2, "canary": {"version": 3, "percent": 50}, "shadow": {"version": 9}}, 1, 2, 3)
+    assert {world.ask(id=str(number)).model_version for number in range(20)} == {"2"}
+    assert world.shadow.skipped == {"busy": 0, "not_ready": 20}
+    world.serve({"default": 7, "canary": {"version": 3, "percent": 50}}, 1, 2, 3)
+    assert {world.ask().model_version for number in range(20)} == {"2"}
+
+
+def test_traffic_is_changed_without_a_reload(world: World) -> None:
+    world.serve(None, 1, 2)
+    assert world.ask().model_version == "2"
+    for percent, versions in ((100, {"2"}), (50, {"1", "2"})):
+        world.serve({"default": 1, "canary": {"version": 2, "percent": percent}}, 1, 2)
+        assert {world.ask().model_version for _ in range(10)} == versions
+    assert world.metric("vintner_canary_percent", model="m", version="2") == 50
+    world.serve({"default": 1}, 1, 2)
+    assert world.ask().model_version == "1"
+    assert world.metric("vintner_canary_percent") is None
+    world.serve(None, 1, 2)
+    assert world.manager.routers == {}
+    assert world.metric("vintner_traffic_requests_total") is None
+    assert len(world.backend.loaded) == 2
+
+
+CANARY = {"default": 1, "canary": {"version": 2, "percent": 50, "min_requests": 10}}
+
+
+def roll_back(world: World) -> int:
+    """Sends requests until the canary, which fails, gets no more; says how many failed."""
+    world.model(2).gate = fail
+    failed = 0
+    for _ in range(100):
+        try:
+            world.ask()
+        except BackendError:
+            failed += 1
+    return failed
+
+
+def test_a_canary_that_fails_is_rolled_back(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.serve(CANARY, 1, 2)
+    assert roll_back(world) == 10
+    reason = "canary rolled back: 10 of 10 requests failed, more than 5 %"
+    assert [entry.reason for entry in world.manager.index()] == ["", reason]
+    assert [r.message for r in caplog.records if r.levelno == logging.WARNING] == [f"model 'm' version 2: {reason}"]
+    assert world.metric("vintner_canary_rollbacks_total", model="m", version="2") == 1
+    assert world.metric("vintner_canary_percent", model="m", version="2") == 0
+
+
+def test_what_clients_do_wrong_is_not_held_against_a_canary(world: World) -> None:
+    world.serve({"default": 1, "canary": {"version": 2, "percent": 100, "min_requests": 10}}, 1, 2)
+    for _ in range(50):
+        with pytest.raises(InvalidArgument):
+            world.service.infer(Request("m", "", {"inptu": ones()}), "rest")
+    assert world.ask().model_version == "2"
+
+
+def test_a_roll_back_lasts_until_the_configuration_or_the_files_change_or_it_is_set_anew(world: World) -> None:
+    def serves() -> set[str]:
+        world.model(2).gate = lambda: None
+        return {world.ask().model_version for _ in range(10)}
+
+    world.serve(CANARY, 1, 2, signatures={1: "a", 2: "b"})
+    roll_back(world)
+    assert serves() == {"1"}
+    world.serve({**CANARY, "shadow": {"version": 3}}, 1, 2, 3, signatures={1: "new", 2: "b", 3: "c"})
+    assert serves() == {"1"}
+    world.serve({**CANARY, "shadow": {"version": 4}}, 1, 2, 3, signatures={1: "new", 2: "new", 3: "c"})
+    assert serves() == {"1", "2"}
+    roll_back(world)
+    assert serves() == {"1"}
+    world.serve({"default": 1, "canary": {**CANARY["canary"], "percent": 60}}, 1, 2, 3)  # type: ignore[dict-item]
+    assert serves() == {"1", "2"}
+    roll_back(world)
+    assert serves() == {"1"}
+    world.router.renew()
+    assert serves() == {"1"}
+    world.serve({"default": 3, "canary": {**CANARY["canary"], "percent": 60}}, 1, 2, 3)  # type: ignore[dict-item]
+    assert serves() == {"2", "3"}
+    assert world.metric("vintner_canary_rollbacks_total", model="m", version="2") == 3
+
+
+# -- shadow --------------------------------------------------------------------------------------------------
+
+
+def test_a_shadow_gets_its_share_and_is_compared(world: World) -> None:
+    world.serve({"default": 1, "shadow": {"version": 2, "percent": 50}}, 1, 2)
+    for _ in range(10):
+        before = world.model(2).runs
+        assert world.ask().model_version == "1"
+        wait_until(lambda: not world.shadow._copies)
+        assert world.model(2).runs - before in (0, 1)
+    drift = world.shadow.drifts["1"]
+    assert drift.requests == world.model(2).runs == 6  # of a sequence that begins .41 .83 .24 .66 .07 .49 .90
+    assert drift.outputs["output"].largest == 0
+    assert drift.outputs["output"].agreed == 6
+    assert world.metric("vintner_shadow_requests_total", version="1", shadow="2", outcome="ok") == 6
+    assert world.metric("vintner_shadow_rows_agreed_total", output="output") == 6
+
+
+def test_a_shadow_that_hangs_delays_nobody_and_is_skipped(world: World) -> None:
+    world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2)
+    gate = threading.Event()
+    world.model(2).gate = lambda: gate.wait(WAIT) and None
+    for _ in range(MOST_COPIES + 9):
+        assert world.ask().model_version == "1"
+    assert world.shadow.skipped["busy"] == 9
+    gate.set()
+    wait_until(lambda: not world.shadow._copies)
+    assert world.shadow.outcomes == {("1", "ok"): MOST_COPIES}
+    world.ask()
+    wait_until(lambda: world.shadow.outcomes == {("1", "ok"): MOST_COPIES + 1})
+
+
+def test_copies_leave_most_of_the_shadows_queue_to_others(world: World) -> None:
+    world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2)
+    text = (world.root / "m" / "config.yaml").read_text()
+    (world.root / "n").mkdir()
+    (world.root / "n" / "config.yaml").write_text(text + "queue: {max_requests: 8}\n")
+    for version in (1, 2):
+        write_model(world.root / "n" / str(version), fake_model(shape=(-1, 2)))
+    world.manager.aspire(scan([world.root], world.backends))
+    assert world.manager.settled.wait(WAIT)
+    gate = threading.Event()
+    for model in world.backend.loaded:
+        if model.spec.path.parent.name == "2":
+            model.gate = lambda: gate.wait(WAIT) and None
+    for _ in range(10):
+        world.service.infer(Request("n", "", {"input": ones()}), "grpc")
+    shadow = world.manager.routers["n"].shadow
+    assert shadow is not None
+    assert shadow.skipped["busy"] == 8
+    gate.set()
+
+
+def test_the_errors_of_a_shadow_are_its_own(world: World) -> None:
+    world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2)
+    world.model(2).gate = fail
+    for _ in range(3):
+        world.ask()
+        wait_until(lambda: not world.shadow._copies)
+    assert world.shadow.outcomes == {("1", "backend"): 3}
+    assert world.shadow.drifts == {}
+    assert world.metric("vintner_requests_total", version="2") == 0
+
+
+def test_what_failed_is_not_copied(world: World) -> None:
+    world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2)
+    world.model(1).gate = fail
+    for _ in range(3):
+        with pytest.raises(BackendError):
+            world.ask()
+    world.model(1).gate = lambda: None
+    world.ask()
+    wait_until(lambda: world.model(2).runs == 1)
+
+
+def test_a_copy_has_neither_the_deadline_nor_the_cancellation_of_its_request(world: World) -> None:
+    import time
+
+    world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2)
+    gate = threading.Event()
+    world.model(2).gate = lambda: gate.wait(WAIT) and None
+    cancellation = Cancellation()
+    deadline = time.monotonic() + 0.05
+    world.ask(deadline=deadline, cancellation=cancellation, parameters={"timeout": 50_000, "timing": True})
+    cancellation.cancel()
+    wait_until(lambda: time.monotonic() > deadline)
+    gate.set()
+    wait_until(lambda: world.shadow.outcomes == {("1", "ok"): 1})
+
+
+def test_the_copies_of_a_shadow_do_not_hold_it_up_when_it_goes(world: World) -> None:
+    world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2)
+    entered, gate = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        gate.wait(WAIT)
+
+    world.model(2).gate = hold
+    for _ in range(8):
+        world.ask()
+    assert entered.wait(WAIT)
+    stopping = threading.Thread(target=world.manager.stop, args=(WAIT,))
+    stopping.start()
+    wait_until(lambda: world.router.shadow is None)
+    gate.set()
+    stopping.join(WAIT)
+    assert not stopping.is_alive()
+    assert world.model(2).times_closed == 1
+    assert world.model(2).runs == 1
+
+
+def test_a_shadow_that_is_changed_starts_anew(world: World) -> None:
+    world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2, signatures={1: "a", 2: "b"})
+    world.ask()
+    wait_until(lambda: world.metric("vintner_shadow_requests_total", outcome="ok") == 1)
+    first = world.shadow
+    world.serve({"default": 1, "shadow": {"version": 2, "percent": 70}}, 1, 2, signatures={1: "new", 2: "b"})
+    assert world.shadow is first
+    world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2, signatures={1: "new", 2: "new"})
+    assert world.metric("vintner_shadow_requests_total", outcome="ok") is None
+    world.serve({"default": 1, "canary": {"version": 2, "percent": 1}}, 1, 2)
+    assert world.router.shadow is None
+    assert world.metric("vintner_shadow_skipped_total") is None
