@@ -53,8 +53,6 @@ class Window:
     def add(self, counts: Counts, now: float) -> None:
         """`now` is in seconds of any clock that does not go back; of threads that pass each other, the later counts."""
         number = int(now // self._width)
-        if self._slots:
-            number = max(number, self._slots[-1][0])
         while self._slots and self._slots[0][0] <= number - SLOTS:
             self.total.add(self._slots.popleft()[1], sign=-1)
         if not self._slots or self._slots[-1][0] < number:

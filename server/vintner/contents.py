@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,8 +83,11 @@ class ConfigFiles:
 def read_listing(directory: Path, links: Links) -> Listing:
     """Raises OSError."""
     path = str(directory)
-    own = os.stat(path)
-    entries, objection = _relevant(path, links)
+    own = os.lstat(path)
+    objection = ""
+    if stat.S_ISLNK(own.st_mode):
+        own, objection = os.stat(path), links.objection(path)
+    entries, objection = _relevant(path, links, objection)
     config = _read_config_files([entries[name] for name in CONFIG_FILES if name in entries])
     marker = _read_marker(entries[MARKER]) if MARKER in entries else None
     numbers = sorted(int(name) for name, entry in entries.items() if name not in READ and is_directory(entry, links))
@@ -102,9 +106,9 @@ def read_listing(directory: Path, links: Links) -> Listing:
     )
 
 
-def _relevant(path: str, links: Links) -> tuple[dict[str, os.DirEntry[str]], str]:
-    """The entries of a model's directory that may be something to it, and why one of them cannot be followed."""
-    objection = links.objection(path) if os.path.islink(path) else ""
+def _relevant(path: str, links: Links, objection: str) -> tuple[dict[str, os.DirEntry[str]], str]:
+    """The entries of a model's directory that may be something to it, and why one of them cannot be followed,
+    unless there is an objection already."""
     with os.scandir(path) as listing:
         entries = {entry.name: entry for entry in listing if entry.name in READ or VERSION.fullmatch(entry.name)}
     for entry in entries.values():

@@ -122,8 +122,8 @@ class ManagedModel:
             return
         there = {v: path for v, path in (self.source.available or self.source.versions).items() if path.is_dir()}
         if len(there) < len(self.available):
-            versions = {v: path for v, path in self.source.versions.items() if v in there}
-            self.take(replace(self.source, versions=versions, available=there))
+            wanted = self.source.config.wanted_versions(there)
+            self.take(replace(self.source, versions={v: there[v] for v in wanted}, available=there))
 
     @property
     def numbers(self) -> tuple[int, ...]:

@@ -46,6 +46,9 @@ FIRST_PROGRESS: Final = 10.0
 LENT_AFTER: Final = 30.0
 """Seconds after which the place of a load goes to another model: it may hang."""
 
+RETRY: Final = 1.0
+"""Seconds after which a version is tried again whose files changed while it was loaded."""
+
 UNLOAD_WAIT: Final = 30.0
 """Seconds for which a call that unloads a model waits for its last requests."""
 
@@ -66,6 +69,10 @@ class Admission:
 
     explicit: bool = False
     names: Collection[str] | None = ()
+
+
+class FilesChanged(LoadError):
+    """What was loaded may be half of one thing and half of another."""
 
 
 class AwaitLoad(ModelNotReady):
@@ -329,6 +336,8 @@ class Manager:
             if model is None or model.source is None or not model.admitted:
                 raise NotFound(f"Request for unknown model: '{name}' is not found")
             model.directed = traffic
+            if name in self.routers:
+                self.routers[name].renew()
             self._publish(model)
             self._share()
             self._step(model)
@@ -411,7 +420,7 @@ class Manager:
     def _load(self, model: ManagedModel, record: VersionRecord, source: ModelSource, load: Load) -> None:
         self._watch(model, record, source, load, FIRST_PROGRESS)
         try:
-            servable = self._open(source, record.number)
+            servable = self._open_unchanged(source, record.number)
             servable.metrics.load_seconds = load.seconds(time.monotonic())
             servable.metrics.size = _size(source, record.number)
         except BaseException as exc:
@@ -444,6 +453,19 @@ class Manager:
             at = load.started + limit
         self.threads.alarms.set(at, look)
 
+    def _open_unchanged(self, source: ModelSource, version: int) -> Servable:
+        """As `_open`, of files that nobody changed meanwhile: what was read of others may be anything."""
+        try:
+            servable = self._open(source, version)
+        except Exception as exc:
+            if source.unchanged(version):
+                raise
+            raise FilesChanged(f"its files changed while it was loaded: {exc}") from exc
+        if source.unchanged(version):
+            return servable
+        close_anyway(servable.close, _title(servable))
+        raise FilesChanged("its files changed while it was loaded")
+
     def _open(self, source: ModelSource, version: int) -> Servable:
         cores = self._shares.cores.get((source.name, version), self._cores)
         claim = self._shares.claim(source.name, version, source.config)
@@ -469,6 +491,8 @@ class Manager:
             record.reason = reason
             self.registry.loaded(None)
             self._proceed(model)
+            if isinstance(error, FilesChanged):  # they may be again as they were when nobody looked
+                self.threads.alarms.set(time.monotonic() + RETRY, partial(self._retry, model))
         logger.error(
             "model '%s' version %d failed to load: %s",
             model.name,
@@ -476,6 +500,12 @@ class Manager:
             reason,
             exc_info=None if expected else error,
         )
+
+    def _retry(self, model: ManagedModel) -> None:
+        with self._lock:
+            model.retry()
+            self._step(model)
+        self._changed()
 
     def _loaded(self, model: ManagedModel, record: VersionRecord, load: Load, servable: Servable) -> None:
         seconds = servable.metrics.load_seconds
@@ -529,8 +559,8 @@ class Manager:
         """Replaces the published versions of one model. Needs the lock."""
         versions = {n: record.servable for n, record in sorted(model.versions.items()) if record.servable is not None}
         by_name = {str(number): servable for number, servable in versions.items()}
-        signatures = model.source.signatures if model.source is not None else {}
-        router = self._routers.direct(model.name, model.traffic, by_name, signatures)
+        revisions = {number: model.versions[number].serving for number in versions}
+        router = self._routers.direct(model.name, model.traffic, by_name, revisions)
         published = dict(self._published)
         published.pop(model.name, None)
         if versions:
@@ -762,7 +792,6 @@ class Manager:
     def stop(self, timeout: float) -> bool:
         """Unloads everything, waiting up to `timeout` seconds for leases and for loads. False if that was too short."""
         deadline = time.monotonic() + timeout
-        self._routers.close()
         with self._lock:
             self._stopped = True
             records = [record for model in self._models.values() for record in model.versions.values()]
@@ -770,6 +799,7 @@ class Manager:
             self._retiring.clear()
             self._published = {}
             self._rested.notify_all()
+        self._routers.close()  # before what shadows have leases on is retired
         for servable in servables:
             servable.retire()
         drained = True

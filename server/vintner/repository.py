@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from vintner.backend import Backends, LoadSpec
@@ -42,6 +43,10 @@ CONFIG_READERS: Final[Mapping[str, Callable[[Path], ModelConfig]]] = {
 }
 
 
+def _always(version: int) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSource:
     """A model that ought to be served: `root` is its directory, `versions` those that its policy selects, `available`
@@ -57,6 +62,8 @@ class ModelSource:
     versions: Mapping[int, Path]
     available: Mapping[int, Path] = field(default_factory=dict)
     signatures: Mapping[int, Hashable] = field(default_factory=dict)
+    unchanged: Callable[[int], bool] = field(default=_always, compare=False)
+    """Whether a version still has its signature; looks at the files."""
     kept: object = None
 
 
@@ -238,23 +245,28 @@ class Naming:
         return repr(self.given or place.name)[1:-1]
 
 
-def find_places(root: Path, links: Links, backends: Backends, single: bool | None = None) -> Sequence[Place]:
-    """The models of a root; `single` says whether it is one itself, if that is known. Raises ConfigError as `scan`."""
+def find_places(
+    root: Path,
+    links: Links,
+    backends: Backends,
+    single: bool | None = None,
+    known: Mapping[str, Place] = MappingProxyType({}),
+) -> Sequence[Place]:
+    """The models of a root; `single` says whether it is one itself, if that is known, and `known` are places by their
+    directories' names, to be used again. Raises ConfigError as `scan`."""
     try:
         directories = _subdirectories(root, links)
         if _is_model(root, directories, backends) if single is None else single:
             return [Place(root, True, links)]
     except OSError as exc:
         raise ConfigError(f"cannot read the model repository {root}: {exc.strerror}") from exc
-    if not directories:
-        logger.info("the model repository %s is empty", root)
-    return [Place(directory, False, links) for directory in directories]
+    return [known.get(name) or Place(root / name, False, links) for name in directories]
 
 
-def _is_model(root: Path, directories: Sequence[Path], backends: Backends) -> bool:
+def _is_model(root: Path, directories: Sequence[str], backends: Backends) -> bool:
     if any((root / name).exists() for name in CONFIG_READERS):
         return True
-    versions = [directory for directory in directories if VERSION.fullmatch(directory.name)]
+    versions = [root / name for name in directories if VERSION.fullmatch(name)]
     return any(_recogniser(directory, backends) for directory in [*versions, root])
 
 
@@ -343,8 +355,7 @@ def _configured_name(place: Place, config: ModelConfig) -> str:
     raise ConfigError(f"the configuration names the model '{config.name}', its directory '{place.name}'")
 
 
-def _subdirectories(directory: Path, links: Links) -> Sequence[Path]:
-    """In order of name, without what is hidden, unfinished or the file system's own."""
+def _subdirectories(directory: Path, links: Links) -> Sequence[str]:
+    """Their names in order, without what is hidden, unfinished or the file system's own."""
     with os.scandir(directory) as entries:
-        names = sorted(entry.name for entry in entries if is_directory(entry, links))
-    return [directory / name for name in names]
+        return sorted(entry.name for entry in entries if is_directory(entry, links))

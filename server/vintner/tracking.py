@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -117,6 +117,7 @@ class Repository:
         self._wall_clock = wall_clock
         self._links = {root: Links(root, follow_external_links) for root in self.roots}
         self._single: dict[Path, bool] = {}
+        self._known: dict[Path, Mapping[str, Place]] = {}
         self._followed: dict[Path, _Followed] = {}
         self._remote: dict[int, bool] = {}
         self.due = inf
@@ -150,7 +151,12 @@ class Repository:
         return combine([item for item in found.values() if not isinstance(item, Unsettled)], unsettled)
 
     def _places(self, root: Path) -> Sequence[Place]:
-        return find_places(root, self._links[root], self._backends, self._single.get(root))
+        known = self._known.get(root)
+        places = find_places(root, self._links[root], self._backends, self._single.get(root), known or {})
+        if not places and known != {}:
+            logger.info("the model repository %s is empty", root)
+        self._known[root] = {place.directory.name: place for place in places if not place.mounted}
+        return places
 
     def _look(self, place: Place, naming: Naming, now: float, settle: bool) -> Outcome | Unsettled:
         followed = self._followed[place.directory]
@@ -160,9 +166,10 @@ class Repository:
             return self._unreadable(place, naming, followed, f"cannot read {exc.filename}: {exc.strerror}")
         if followed.rests_on(listing, naming) and followed.outcome is not None and settle:
             return followed.outcome
-        followed.listing, followed.trouble = (listing, naming), ""
+        followed.listing = (listing, naming)
         if listing.objection:
-            followed.key, followed.outcome = None, followed.fault(naming.shown(place), listing.objection)
+            followed.key, followed.trouble = None, ""
+            followed.outcome = followed.fault(naming.shown(place), listing.objection)
             return followed.outcome
         contents = judge(listing)
         self._observe(followed, contents, listing.device, now, settle, naming.shown(place))
@@ -207,13 +214,14 @@ class Repository:
         config, records = followed.config, followed.versions
         assert config is not None
         accepted = {number: records[path].accepted for number, path in contents.versions.items()}
-        key = (naming, config.accepted, tuple((contents.versions[number], accepted[number]) for number in accepted))
-        if key == followed.key and followed.outcome is not None:
-            return followed.outcome
         available = {number: contents.versions[number] for number in accepted if accepted[number] is not None}
+        key = (naming, config.accepted, tuple((path, accepted[number]) for number, path in available.items()))
+        if key == followed.key and isinstance(followed.outcome, ModelSource | Fault):
+            followed.trouble = ""
+            return followed.outcome
         if config.accepted is None or not available:
             reason = config.reason or records[contents.versions[max(contents.versions)]].reason
-            followed.outcome = Unsettled(naming.shown(place), reason)
+            followed.outcome = Unsettled(followed.name or naming.shown(place), reason)
         else:
             try:
                 parsed = followed.read(place.directory)
@@ -227,7 +235,7 @@ class Repository:
             else:
                 outcome = followed.fault(outcome.name, outcome.reason)
             followed.outcome = outcome
-        followed.key = key
+        followed.key, followed.trouble = key, ""
         return followed.outcome
 
     def _make(
@@ -240,4 +248,14 @@ class Repository:
     ) -> ModelSource:
         if isinstance(config, ConfigError):
             raise config
-        return make_source(place, naming, config, available, signatures, self._backends)
+        source = make_source(place, naming, config, available, signatures, self._backends)
+        return replace(source, unchanged=partial(_unchanged, place, signatures))
+
+
+def _unchanged(place: Place, signatures: Mapping[int, Hashable], version: int) -> bool:
+    """Whether a version has this signature now."""
+    try:
+        sight = judge(read_listing(place.directory, place.links)).sights.get(version)
+    except OSError:
+        return False
+    return sight is not None and sight.signature == signatures[version]

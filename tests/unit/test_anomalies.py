@@ -229,7 +229,7 @@ def test_whichever_call_fails_nothing_is_left_behind(
         left = new_threads(before)
         runners = [name for name in left if name != "vintner-alarms"]
         assert all(name.startswith("vintner-run") for name in runners), left
-        assert len(runners) <= INSTANCES, left
+        assert len(runners) <= INSTANCES + 1, left  # one more, which closes what was unloaded
         if not faults.failed:
             break
     assert calls["find"] == calls["load"] == calls["close"] == 1

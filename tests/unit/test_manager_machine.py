@@ -97,20 +97,24 @@ class ManagerMachine(RuleBasedStateMachine):
         self.manager.aspire(Scan({}, {}))
         self.wanted: dict[str, dict[int, str]] = {}
         self.leases: list[Servable] = []
-        self.first = False
+        self.changes = 0
+        self.stamps: dict[tuple[str, int], int] = {}
 
     @rule(model=st.sampled_from(MODELS), versions=WANTED, first=st.booleans())
     def change(self, model: str, versions: dict[int, str], first: bool) -> None:
-        self.wanted[model] = versions
+        self.changes += 1
         for version, revision in versions.items():
+            if self.wanted.get(model, {}).get(version) != revision:
+                self.stamps[model, version] = self.changes  # a file's time, which does not come back with its content
             self.files.revisions[f"/{model}/{version}"] = revision
+        self.wanted[model] = versions
         config = ModelConfig(resource_preserving=first)
-        self.first = self.first or first
         sources = {}
         for name, present in self.wanted.items():
             paths = {version: Path(f"/{name}/{version}") for version in present}
             if paths:
-                sources[name] = ModelSource(name, Path(f"/{name}"), config, paths, paths, present)
+                signatures = {version: self.stamps[name, version] for version in present}
+                sources[name] = ModelSource(name, Path(f"/{name}"), config, paths, paths, signatures)
         self.manager.aspire(Scan(sources, {}))
 
     @precondition(lambda self: self.loaders.tasks)

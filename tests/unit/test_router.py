@@ -37,23 +37,33 @@ class World:
         self.manager = Manager(self.backends)
         self.service = Service(self.manager)
 
-    def serve(self, traffic: dict[str, Any] | None, *versions: int, signatures: dict[int, Any] | None = None) -> None:
+    def serve(
+        self,
+        traffic: dict[str, Any] | None,
+        *versions: int,
+        signatures: dict[int, Any] | None = None,
+        queue: dict[str, Any] | None = None,
+        model: str = "m",
+    ) -> None:
         for version in versions:
-            if not (self.root / "m" / str(version)).exists():
-                write_model(self.root / "m" / str(version), fake_model(shape=(-1, 2)))
+            if not (self.root / model / str(version)).exists():
+                write_model(self.root / model / str(version), fake_model(shape=(-1, 2)))
         config = {"batching": False, "traffic": traffic, "version_policy": "all", "reopen_after_failures": 1000}
-        (self.root / "m" / "config.yaml").write_text(yaml.safe_dump(config))
+        (self.root / model / "config.yaml").write_text(yaml.safe_dump({**config, "queue": queue}))
         found = scan([self.root], self.backends)
         if signatures is not None:
             found = Scan({"m": dataclasses.replace(found.models["m"], signatures=signatures)}, {})
         self.manager.aspire(found)
         assert self.manager.settled.wait(WAIT)
 
-    def model(self, version: int) -> FakeModel:
-        return next(model for model in self.backend.loaded if model.spec.path.parent.name == str(version))
+    def model(self, version: int, name: str = "m") -> FakeModel:
+        return next(
+            model for model in reversed(self.backend.loaded) if model.spec.path.parts[-3:-1] == (name, str(version))
+        )
 
-    def ask(self, version: str = "", **options: Any) -> Response:
-        return self.service.infer(Request("m", version, {"input": ones()}, **options), "grpc")
+    def ask(self, version: str = "", model: str = "m", value: float = 1, **options: Any) -> Response:
+        given = Tensor("FP32", np.full((1, 2), value, np.float32))
+        return self.service.infer(Request(model, version, {"input": given}, **options), "grpc")
 
     @property
     def router(self) -> Router:
@@ -70,10 +80,6 @@ class World:
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         values = [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
         return sum(values) if values else None
-
-
-def ones() -> Tensor:
-    return Tensor("FP32", np.ones((1, 2), np.float32))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -178,7 +184,7 @@ def test_what_clients_do_wrong_is_not_held_against_a_canary(world: World) -> Non
     world.serve({"default": 1, "canary": {"version": 2, "percent": 100, "min_requests": 10}}, 1, 2)
     for _ in range(50):
         with pytest.raises(InvalidArgument):
-            world.service.infer(Request("m", "", {"inptu": ones()}), "rest")
+            world.service.infer(Request("m", "", {}), "rest")
     assert world.ask().model_version == "2"
 
 
@@ -239,25 +245,73 @@ def test_a_shadow_that_hangs_delays_nobody_and_is_skipped(world: World) -> None:
     wait_until(lambda: world.shadow.outcomes == {("1", "ok"): MOST_COPIES + 1})
 
 
-def test_copies_leave_most_of_the_shadows_queue_to_others(world: World) -> None:
-    world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2)
-    text = (world.root / "m" / "config.yaml").read_text()
-    (world.root / "n").mkdir()
-    (world.root / "n" / "config.yaml").write_text(text + "queue: {max_requests: 8}\n")
-    for version in (1, 2):
-        write_model(world.root / "n" / str(version), fake_model(shape=(-1, 2)))
-    world.manager.aspire(scan([world.root], world.backends))
-    assert world.manager.settled.wait(WAIT)
+@pytest.mark.parametrize(
+    ("queue", "copies"), [({"max_requests": 8}, 2), ({"max_requests": 2}, 1), ({"max_bytes": 64}, 1)]
+)
+def test_copies_leave_most_of_the_shadows_queue_to_others(world: World, queue: dict[str, Any], copies: int) -> None:
+    world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2, queue=queue)
     gate = threading.Event()
-    for model in world.backend.loaded:
-        if model.spec.path.parent.name == "2":
-            model.gate = lambda: gate.wait(WAIT) and None
+    world.model(2).gate = lambda: gate.wait(WAIT) and None
     for _ in range(10):
-        world.service.infer(Request("n", "", {"input": ones()}), "grpc")
-    shadow = world.manager.routers["n"].shadow
-    assert shadow is not None
-    assert shadow.skipped["busy"] == 8
+        world.ask()
+    assert world.shadow.skipped["busy"] == 10 - copies
     gate.set()
+
+
+def test_in_the_queue_of_a_shadow_copies_come_last(world: World) -> None:
+    world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2, queue={"priority_levels": 2, "default_priority": 1})
+    model, gate = world.model(2), threading.Event()
+    ran: list[float] = []
+    enter = model.enter
+
+    def note(inputs: Any) -> None:
+        ran.append(inputs["input"][0, 0])
+        enter(inputs)
+
+    model.enter = note  # type: ignore[method-assign]
+    model.gate = lambda: gate.wait(WAIT) and None
+    for value in (1, 2):
+        world.ask(value=value)
+    wait_until(lambda: world.metric("vintner_queue_requests", version="2") == 1)
+    direct = threading.Thread(target=world.ask, kwargs={"version": "2", "value": 3})
+    direct.start()
+    wait_until(lambda: world.metric("vintner_queue_requests", version="2") == 2)
+    gate.set()
+    direct.join(WAIT)
+    wait_until(lambda: not world.shadow._copies)
+    assert ran == [1, 3, 2]
+
+
+def test_a_shadow_that_hangs_does_not_keep_others_from_being_compared(world: World) -> None:
+    for model in ("m", "n"):
+        world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2, model=model)
+    gate = threading.Event()
+    world.model(2).gate = lambda: gate.wait(WAIT) and None
+    for _ in range(3):
+        world.ask()
+    world.ask(model="n")
+    wait_until(lambda: world.metric("vintner_shadow_requests_total", model="n", outcome="ok") == 1)
+    assert world.metric("vintner_shadow_requests_total", model="m") is None
+    gate.set()
+
+
+def test_a_shadow_that_has_to_serve_is_not_compared_with_itself(world: World) -> None:
+    world.serve({"shadow": {"version": 2}}, 2)
+    assert world.ask().model_version == "2"
+    assert (world.shadow._copies, world.shadow.skipped["not_ready"]) == (set(), 0)
+    assert world.model(2).runs == 1
+
+
+def test_a_copy_of_what_a_version_served_that_is_gone_is_not_counted(world: World) -> None:
+    world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2)
+    gate = threading.Event()
+    world.model(2).gate = lambda: gate.wait(WAIT) and None
+    world.ask()
+    world.shadow.aim(100, {"2": world.manager.ready("m")[1]})
+    gate.set()
+    wait_until(lambda: not world.shadow._copies)
+    assert world.model(2).runs == 1
+    assert world.shadow.outcomes == {}
 
 
 def test_the_errors_of_a_shadow_are_its_own(world: World) -> None:
@@ -331,3 +385,37 @@ def test_a_shadow_that_is_changed_starts_anew(world: World) -> None:
     world.serve({"default": 1, "canary": {"version": 2, "percent": 1}}, 1, 2)
     assert world.router.shadow is None
     assert world.metric("vintner_shadow_skipped_total") is None
+
+
+def test_no_request_fails_and_no_lease_is_lost_while_traffic_changes(world: World) -> None:
+    world.serve({"default": 1}, 1, 2, 3)
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def client() -> None:
+        while not stop.is_set():
+            try:
+                world.ask()
+            except Exception as exc:
+                failures.append(exc)
+
+    clients = [threading.Thread(target=client) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    kinds: list[dict[str, Any] | None] = [
+        {"default": 1, "canary": {"version": 2, "percent": 50}, "shadow": {"version": 3}},
+        {"default": 2, "shadow": {"version": 1}},
+        None,
+        {"canary": {"version": 1, "percent": 10}, "shadow": {"version": 3, "percent": 50}},
+    ]
+    for number in range(40):
+        world.serve(kinds[number % 4], 1, 2, 3, signatures={3: number})
+        for router in list(world.manager.routers.values()):
+            assert router.shadow is not None
+            wait_until(lambda shadow=router.shadow: shadow.outcomes)  # type: ignore[misc]
+    stop.set()
+    for thread in clients:
+        thread.join(WAIT)
+    assert failures == []
+    wait_until(lambda: world.metric("vintner_requests_in_flight") == 0)
+    wait_until(lambda: not world.shadow._copies)
