@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Semaphore
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from vintner.control_parameters import LoadParameters, Value, read_load, read_unload
 from vintner.errors import (
@@ -22,7 +22,7 @@ from vintner.errors import (
     QueueFull,
     Unavailable,
 )
-from vintner.model_config import parse_model_config
+from vintner.model_config import TrafficConfig, parse_traffic
 from vintner.overrides import read_config, reconfigured, uploaded
 from vintner.repository import ModelSource, Scan, check_model_name
 from vintner.uploads import Uploads
@@ -36,7 +36,6 @@ MOST_CALLS: Final = 16
 """Calls that may wait for a load at once: half of the threads that are there for more than inferences."""
 
 NOT_EXPLICIT: Final = "explicit model load / unload is not allowed if polling is enabled"
-TRAFFIC: Final = "traffic"
 
 
 class Models(Protocol):
@@ -45,7 +44,7 @@ class Models(Protocol):
     def load(self, name: str, source: ModelSource | None = None) -> None: ...
     def unload(self, name: str) -> None: ...
     def pin(self, name: str, version: int | None) -> None: ...
-    def direct(self, name: str, traffic: Any) -> None: ...
+    def direct(self, name: str, traffic: TrafficConfig | None) -> None: ...
 
 
 class ModelControl:
@@ -83,7 +82,7 @@ class ModelControl:
         """
         _check_name(name)
         asked = read_load(parameters)
-        traffic = _traffic(asked.traffic)
+        traffic = parse_traffic(asked.traffic) if asked.traffic else None
         if asked.loads:
             self._check_explicit()
             self._models.load(name, self._source(name, asked))
@@ -144,15 +143,5 @@ def _check_name(name: str) -> None:
         raise InvalidArgument("Model name cannot be empty")
     try:
         check_model_name(name)
-    except ConfigError as exc:
-        raise InvalidArgument(str(exc)) from exc
-
-
-def _traffic(document: Mapping[str, Any] | None) -> Any:
-    """The same as in a model's configuration; None: as it is configured."""
-    if not document:
-        return None
-    try:
-        return getattr(parse_model_config({TRAFFIC: document}, "parameter 'traffic'"), TRAFFIC)
     except ConfigError as exc:
         raise InvalidArgument(str(exc)) from exc

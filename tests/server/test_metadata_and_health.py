@@ -146,7 +146,7 @@ def test_a_version_that_is_not_ready_does_not_hold_its_model_up(described: Runni
 
 
 INDEX = [
-    *({"name": "served", "version": version, "state": "READY", "reason": ""} for version in VERSIONS),
+    *({"name": "served", "version": version, "state": "READY"} for version in VERSIONS),
     {"name": "served", "version": "11", "state": "UNAVAILABLE", "reason": "the weights are missing"},
 ]
 
@@ -162,7 +162,7 @@ def test_the_index_lists_every_version_with_its_state(described: RunningServer, 
         request = service_pb2.RepositoryIndexRequest(ready=bool((body or {}).get("ready")))
         models = stub.RepositoryIndex(request).models
     listed = [{"name": m.name, "version": m.version, "state": m.state, "reason": m.reason} for m in models]
-    assert listed == entries
+    assert [{key: text for key, text in entry.items() if text} for entry in listed] == entries
 
 
 @pytest.mark.parametrize(
