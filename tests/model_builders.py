@@ -7,6 +7,7 @@ BOOL and BYTES, so that a run's answer can be told from its question.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,17 @@ def openvino_heavy(directory: Path, width: int = 64, layers: int = 6) -> Path:
     return save_openvino(directory, ov.Model([openvino_result(node)], [parameter], "heavy"))
 
 
+def openvino_mlp(directory: Path, *widths: int) -> Path:
+    """A layer of weights and a ReLU between each two widths; the rows are dynamic."""
+    random = np.random.default_rng(0)
+    parameter = openvino_parameter("FP32", (-1, widths[0]))
+    node = parameter
+    for rows, columns in pairwise(widths):
+        weights = random.normal(0, 0.05, (rows, columns)).astype(np.float32)
+        node = opset15.relu(opset15.matmul(node, weights, False, False))
+    return save_openvino(directory, ov.Model([openvino_result(node)], [parameter], "mlp"))
+
+
 def save_onnx(directory: Path, graph: onnx.GraphProto, name: str = "model.onnx", opset: int = 21) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
@@ -145,6 +157,23 @@ def onnx_heavy(directory: Path, width: int = 64, layers: int = 6) -> Path:
         nodes, "heavy", [onnx_value("input", "FP32", extents)], [onnx_value("output", "FP32", extents)], weights
     )
     return save_onnx(directory, graph)
+
+
+def onnx_mlp(directory: Path, *widths: int) -> Path:
+    """As `openvino_mlp`."""
+    random = np.random.default_rng(0)
+    nodes, weights = [], []
+    for layer, (rows, columns) in enumerate(pairwise(widths)):
+        value = random.normal(0, 0.05, (rows, columns)).astype(np.float32)
+        weights.append(numpy_helper.from_array(value, f"weights_{layer}"))
+        source = f"layer_{layer - 1}" if layer else "input"
+        target = f"layer_{layer}" if layer < len(widths) - 2 else "output"
+        nodes.append(helper.make_node("MatMul", [source, f"weights_{layer}"], [f"product_{layer}"]))
+        nodes.append(helper.make_node("Relu", [f"product_{layer}"], [target]))
+    tensors = [
+        [onnx_value(name, "FP32", ["rows", end])] for name, end in (("input", widths[0]), ("output", widths[-1]))
+    ]
+    return save_onnx(directory, helper.make_graph(nodes, "mlp", *tensors, weights))
 
 
 def onnx_row_sums(directory: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from vintner_backends.openvino_config import (
     check_device,
     compile_properties,
     is_cpu,
+    known_options,
     loses_errors,
     on_callers_thread,
     pinned_copies,
@@ -69,6 +71,7 @@ class OpenVINOBackend:
 
     def __init__(self) -> None:
         self._core = ov.Core()
+        self._options = cache(partial(known_options, self._core))
         prepare_bindings(self._core)
 
     def find(self, directory: Path) -> Path | None:
@@ -86,7 +89,7 @@ class OpenVINOBackend:
         if spec.affinity:
             count = pinned_copies(spec, budget)
             budget = CpuBudget(threads=1, instances=1)
-        properties = compile_properties(self._core, spec, budget)
+        properties = compile_properties(self._options, spec, budget)
         with library_errors(spec.path):
             model = self._core.read_model(spec.path, config=read_properties(spec))
         model = apply_options(model, spec.options, port_names)
@@ -98,7 +101,8 @@ class OpenVINOBackend:
             compiled = copies[0]
             requests = [one.create_infer_request() for one in copies for _ in range(slots(spec, budget, compiled))]
         kind = StringInstance if any(tensor.datatype == "BYTES" for tensor in inputs) else OpenVINOInstance
-        instances = [kind(request, inputs, outputs, streams_of(compiled)) for request in requests]
+        streams = streams_of(compiled)
+        instances = [kind(request, inputs, outputs, streams) for request in requests]
         platform = PLATFORMS.get(spec.path.suffix, "tensorflow_savedmodel")
         return OpenVINOModel(platform, inputs, outputs, instances, spec.affinity)
 

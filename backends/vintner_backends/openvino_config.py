@@ -2,11 +2,14 @@
 
 Knows no model and compiles nothing. Invariant: a property that Vintner has a setting for is set from that setting
 alone, so no `backend_options` can go past the core budget.
+
+The bindings lose 2 KB with each `get_property("SUPPORTED_PROPERTIES")` (measured), so a device is asked once, and a
+compiled model is asked for what is wanted of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 import openvino as ov
@@ -51,13 +54,13 @@ def named_devices(device: str) -> Iterator[str]:
         yield head
 
 
-def compile_properties(core: ov.Core, spec: LoadSpec, budget: CpuBudget) -> dict[str, Any]:
-    """What to compile with. Raises LoadError for an option that the device has no property for.
+def compile_properties(known: Callable[[str], Collection[str]], spec: LoadSpec, budget: CpuBudget) -> dict[str, Any]:
+    """What to compile with; `known` gives a device's options. Raises LoadError for one that it has no property for.
 
     The processor's own properties go under its name: they hold where AUTO, HETERO or MULTI use it too, and other
     devices, which reject them, do not see them.
     """
-    check_options(core, spec)
+    check_options(known, spec)
     properties: dict[str, Any] = {"PERFORMANCE_HINT": spec.performance_hint.upper()}
     if spec.streams is not None and not is_cpu(spec.device):
         properties["NUM_STREAMS"] = spec.streams
@@ -108,16 +111,21 @@ def pinned_copies(spec: LoadSpec, budget: CpuBudget) -> int:
 
 def streams_of(compiled: ov.CompiledModel) -> int:
     """Streams of a compiled model, as far as its device tells; at least 1."""
-    if "NUM_STREAMS" not in compiled.get_property("SUPPORTED_PROPERTIES"):
-        return 1
-    streams: int = compiled.get_property("NUM_STREAMS")
-    return max(1, streams)
+    return max(1, number(compiled, "NUM_STREAMS") or 0)
+
+
+def number(compiled: ov.CompiledModel, name: str) -> int | None:
+    """A property of a compiled model, or None if its device has none of that name."""
+    try:
+        value: int = compiled.get_property(name)
+    except RuntimeError:
+        return None
+    return value
 
 
 def loses_errors(compiled: ov.CompiledModel) -> bool:
     """Whether a synchronous run would keep silent about its failure: one stream of one thread on the processor."""
-    known = compiled.get_property("SUPPORTED_PROPERTIES")
-    return all(name in known and compiled.get_property(name) == 1 for name in ("NUM_STREAMS", "INFERENCE_NUM_THREADS"))
+    return all(number(compiled, name) == 1 for name in ("NUM_STREAMS", "INFERENCE_NUM_THREADS"))
 
 
 def on_callers_thread(properties: dict[str, Any]) -> dict[str, Any]:
@@ -131,11 +139,17 @@ def read_properties(spec: LoadSpec) -> dict[str, Any]:
     return {"ENABLE_MMAP": spec.options.get("ENABLE_MMAP", False)}
 
 
-def check_options(core: ov.Core, spec: LoadSpec) -> None:
+def known_options(core: ov.Core, device: str) -> Collection[str]:
+    """What `backend_options` may hold for a device, those included that have a setting of their own."""
+    return frozenset(
+        {*core.get_property(device, "SUPPORTED_PROPERTIES"), "ENABLE_CPU_PINNING", "ENABLE_MMAP", *RESHAPING}
+    )
+
+
+def check_options(known: Callable[[str], Collection[str]], spec: LoadSpec) -> None:
     device = spec.device.partition(":")[0]
-    known = {*core.get_property(device, "SUPPORTED_PROPERTIES"), "ENABLE_CPU_PINNING", "ENABLE_MMAP", *RESHAPING}
     for option in spec.options:
         if option in SETTINGS:
             raise LoadError(f"backend option '{option}' has a setting of its own: {SETTINGS[option]}")
-        if option not in known:
-            raise LoadError(f"{device} has no property '{option}'{nearest(option, known - set(SETTINGS))}")
+        if option not in known(device):
+            raise LoadError(f"{device} has no property '{option}'{nearest(option, set(known(device)) - set(SETTINGS))}")

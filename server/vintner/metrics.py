@@ -14,14 +14,21 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
 from threading import Lock
-from typing import TYPE_CHECKING, Final, get_args
+from typing import Final, get_args
 
 from vintner import __version__
 from vintner.batching import Reason
-
-if TYPE_CHECKING:
-    from prometheus_client import Metric
+from vintner.exposition import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    MetricFamily,
+    exposition,
+)
 
 SECONDS: Final = (
     50e-6, 100e-6, 250e-6, 500e-6,
@@ -44,13 +51,20 @@ OUTCOMES: Final = (
 )  # fmt: skip
 
 
+@cache
+def _bound_names(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    """As Prometheus writes them."""
+    return (*map(repr, bounds), "+Inf")
+
+
 class Histogram:
     """Counts per bucket, and the sum. Not synchronised: its owner's lock guards it."""
 
-    __slots__ = ("_bounds", "counts", "total")
+    __slots__ = ("_bounds", "_names", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
+        self._names = _bound_names(tuple(bounds))
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
@@ -60,11 +74,7 @@ class Histogram:
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Prometheus's buckets: (upper bound, observations at or below it), the last one `+Inf`."""
-        running, buckets = 0, []
-        for bound, count in zip((*map(repr, self._bounds), "+Inf"), self.counts, strict=True):
-            running += count
-            buckets.append((bound, float(running)))
-        return buckets
+        return list(zip(self._names, map(float, accumulate(self.counts)), strict=True))
 
 
 class Stages:
@@ -216,7 +226,7 @@ class Registry:
         self,
         versions_by_state: Callable[[], Mapping[str, int]] = dict,
         cache_size: Callable[[], tuple[int, int]] = lambda: (0, 0),
-        others: Callable[[], Iterable[Metric]] = tuple,
+        others: Callable[[], Iterable[MetricFamily]] = tuple,
     ) -> None:
         """All are asked at scrape time; `cache_size` for entries and bytes of the response cache, `others` for families
         that are counted elsewhere."""
@@ -254,14 +264,10 @@ class Registry:
 
     def render(self) -> bytes:
         """The Prometheus text exposition, version 0.0.4."""
-        from prometheus_client import CollectorRegistry, generate_latest
+        return exposition(self.collect())
 
-        registry = CollectorRegistry()
-        registry.register(self)
-        return generate_latest(registry)
-
-    def collect(self) -> Iterator[Metric]:
-        """Builds the families; prometheus_client's collector interface."""
+    def collect(self) -> Iterator[MetricFamily]:
+        """Builds the families."""
         with self._lock:
             models = list(self._models.values())
         yield from self._requests(models)
@@ -273,9 +279,7 @@ class Registry:
         yield from self._others()
         yield from self._server()
 
-    def _requests(self, models: Iterable[ModelMetrics]) -> Iterator[Metric]:
-        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
-
+    def _requests(self, models: Iterable[ModelMetrics]) -> Iterator[MetricFamily]:
         labels = ["model", "version", "protocol"]
         count = CounterMetricFamily(
             "vintner_requests", "Inference requests answered, by outcome.", labels=[*labels, "outcome"]
@@ -302,9 +306,7 @@ class Registry:
                     rejected.add_metric([protocol, outcome], number)
         yield rejected
 
-    def _executions(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
-        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
-
+    def _executions(self, models: Sequence[ModelMetrics]) -> Iterator[MetricFamily]:
         labels = ["model", "version"]
         executions = CounterMetricFamily("vintner_executions", "Batches run.", labels=labels)
         rows = CounterMetricFamily("vintner_inferences", "Rows inferred.", labels=labels)
@@ -344,9 +346,7 @@ class Registry:
                 cuts.add_metric([model.model, model.version, reason], number)
         yield cuts
 
-    def _cache(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
+    def _cache(self, models: Sequence[ModelMetrics]) -> Iterator[MetricFamily]:
         labels = ["model", "version"]
         hits = CounterMetricFamily("vintner_cache_hits", "Requests answered from the response cache.", labels=labels)
         misses = CounterMetricFamily("vintner_cache_misses", "Requests not found in the response cache.", labels=labels)
@@ -359,9 +359,7 @@ class Registry:
         yield GaugeMetricFamily("vintner_cache_entries", "Answers in the response cache.", value=entries)
         yield GaugeMetricFamily("vintner_cache_bytes", "Bytes that the response cache takes.", value=size)
 
-    def _gauges(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
-        from prometheus_client.core import GaugeMetricFamily
-
+    def _gauges(self, models: Sequence[ModelMetrics]) -> Iterator[MetricFamily]:
         families = {
             "in_flight": ("vintner_requests_in_flight", "Requests that wait or run."),
             "queue_requests": ("vintner_queue_requests", "Requests that wait for an instance."),
@@ -376,9 +374,7 @@ class Registry:
                     family.add_metric([model.model, model.version], value)
             yield family
 
-    def _instances(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
-        from prometheus_client.core import GaugeMetricFamily
-
+    def _instances(self, models: Sequence[ModelMetrics]) -> Iterator[MetricFamily]:
         families = {
             "busy": ("vintner_instances_busy", "Instances that run a batch."),
             "instances": ("vintner_instances", "Instances in service."),
@@ -394,9 +390,7 @@ class Registry:
                     family.add_metric([model.model, model.version, device], count)
             yield family
 
-    def _loads(self, models: Sequence[ModelMetrics]) -> Iterator[Metric]:
-        from prometheus_client.core import GaugeMetricFamily
-
+    def _loads(self, models: Sequence[ModelMetrics]) -> Iterator[MetricFamily]:
         labels = ["model", "version"]
         seconds = GaugeMetricFamily(
             "vintner_model_load_duration_seconds", "How long the load took, warm-up included.", labels=labels
@@ -412,9 +406,7 @@ class Registry:
         yield seconds
         yield size
 
-    def _server(self) -> Iterator[Metric]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-
+    def _server(self) -> Iterator[MetricFamily]:
         versions = GaugeMetricFamily("vintner_model_versions", "Model versions, by state.", labels=["state"])
         for state, number in self._versions_by_state().items():
             versions.add_metric([state], number)

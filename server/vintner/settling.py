@@ -67,10 +67,10 @@ def observe(before: Record | None, sight: Sight, now: float, wall: float | None,
         return Record(accepted, sight.signature, since, f"{sight.partial} is still being uploaded")
     if rules.require_marker and not sight.marked:
         return Record(accepted, sight.signature, since, UNMARKED)
-    left = 0.0 if sight.complete else _left(sight, now - since, wall, rules.settle_seconds)
-    if left <= 0:
+    due = now if sight.complete else now + _left(sight, now - since, wall, rules.settle_seconds)
+    if due <= now:
         return accept(sight, now)
-    return Record(accepted, sight.signature, since, WRITTEN, now + left)
+    return Record(accepted, sight.signature, since, WRITTEN, due)
 
 
 def _left(sight: Sight, observed: float, wall: float | None, settle_seconds: float) -> float:

@@ -8,14 +8,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from prometheus_client import Metric
+from vintner.exposition import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    MetricFamily,
+    SummaryMetricFamily,
+)
 
+if TYPE_CHECKING:
     from vintner.drift import OutputDrift
     from vintner.router import Router
 
 
-def families(routers: Collection[Router]) -> Iterator[Metric]:
+def families(routers: Collection[Router]) -> Iterator[MetricFamily]:
     """All series of these models; the families are there without any, too."""
     yield from _canaries(routers)
     yield from _copies(routers)
@@ -24,9 +30,7 @@ def families(routers: Collection[Router]) -> Iterator[Metric]:
     yield from _agreements(drifts)
 
 
-def _canaries(routers: Iterable[Router]) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
+def _canaries(routers: Iterable[Router]) -> Iterator[MetricFamily]:
     labels = ["model", "version"]
     requests = CounterMetricFamily(
         "vintner_traffic_requests", "Requests that named no version, by who answered them.", labels=[*labels, "role"]
@@ -45,9 +49,7 @@ def _canaries(routers: Iterable[Router]) -> Iterator[Metric]:
     yield rollbacks
 
 
-def _copies(routers: Iterable[Router]) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily
-
+def _copies(routers: Iterable[Router]) -> Iterator[MetricFamily]:
     copies = CounterMetricFamily(
         "vintner_shadow_requests",
         "Copies of requests for a shadow, by outcome; those that are ok were compared with the answer of `version`.",
@@ -82,9 +84,7 @@ def _drifts(routers: Iterable[Router]) -> Iterator[tuple[list[str], OutputDrift]
 LABELS = ["model", "version", "shadow", "output"]
 
 
-def _numbers(drifts: Iterable[tuple[list[str], OutputDrift]]) -> Iterator[Metric]:
-    from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, SummaryMetricFamily
-
+def _numbers(drifts: Iterable[tuple[list[str], OutputDrift]]) -> Iterator[MetricFamily]:
     difference = SummaryMetricFamily(
         "vintner_shadow_absolute_difference",
         "Absolute differences of single elements of an output between two versions.",
@@ -105,9 +105,7 @@ def _numbers(drifts: Iterable[tuple[list[str], OutputDrift]]) -> Iterator[Metric
     yield by_request
 
 
-def _agreements(drifts: Iterable[tuple[list[str], OutputDrift]]) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily
-
+def _agreements(drifts: Iterable[tuple[list[str], OutputDrift]]) -> Iterator[MetricFamily]:
     rows = CounterMetricFamily("vintner_shadow_rows", "Rows of scores that were compared.", labels=LABELS)
     agreed = CounterMetricFamily(
         "vintner_shadow_rows_agreed", "Those of them whose largest score is in the same place.", labels=LABELS

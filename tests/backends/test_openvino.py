@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from vintner.errors import BackendError, ConfigError, LoadError
 from vintner.types import Array, TensorSpec
 from vintner_backends.cpu_budget import cpu_budget
 from vintner_backends.openvino import OpenVINOBackend, OpenVINOModel, compile_audibly, port_names
-from vintner_backends.openvino_config import compile_properties, loses_errors, named_devices
+from vintner_backends.openvino_config import compile_properties, known_options, loses_errors, named_devices
 from vintner_backends.openvino_instance import OpenVINOInstance, reason
 from vintner_backends.openvino_recovery import settle
 
@@ -42,7 +43,7 @@ def load(backend: OpenVINOBackend, path: Path, **settings: object) -> OpenVINOMo
 
 def properties(path: Path = Path("model.xml"), **settings: object) -> dict[str, object]:
     spec = LoadSpec(path=path, **settings)  # type: ignore[arg-type]
-    return compile_properties(ov.Core(), spec, cpu_budget(spec))
+    return compile_properties(partial(known_options, ov.Core()), spec, cpu_budget(spec))
 
 
 def touch(path: Path) -> Path:

@@ -25,8 +25,14 @@ from vintner.service import Service
         (IndexEntry("m", "1", State.READY, "served unbatched"), "1", "AVAILABLE", "OK", "OK"),
         (IndexEntry("m", "1", State.UNLOADING, ""), "1", "UNLOADING", "OK", "OK"),
         (IndexEntry("m", "1", State.UNAVAILABLE, "unloaded"), "1", "END", "OK", "OK"),
-        (IndexEntry("m", "2", State.UNAVAILABLE, "no such file"), "2", "LOADING", "UNKNOWN", "no such file"),
-        (IndexEntry("m", "", State.UNAVAILABLE, "bad layout"), "0", "LOADING", "UNKNOWN", "bad layout"),
+        (
+            IndexEntry("m", "2", State.UNAVAILABLE, "no such file", failed=True),
+            "2",
+            "LOADING",
+            "UNKNOWN",
+            "no such file",
+        ),
+        (IndexEntry("m", "", State.UNAVAILABLE, "bad layout", failed=True), "0", "LOADING", "UNKNOWN", "bad layout"),
     ],
 )
 def test_a_state_is_told_in_openvino_model_servers_words(

@@ -1,0 +1,97 @@
+"""The Prometheus text, read by the parser of prometheus_client."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+from vintner.exposition import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    MetricFamily,
+    SummaryMetricFamily,
+    exposition,
+)
+from vintner.metrics import Histogram, ModelMetrics, PoolState, Registry
+
+
+def parsed(*families: MetricFamily) -> dict[str, tuple[str, str, list[Sample]]]:
+    """By name: the type, the help and the samples."""
+    text = exposition(families).decode()
+    return {one.name: (one.type, one.documentation, one.samples) for one in text_string_to_metric_families(text)}
+
+
+@given(st.lists(st.tuples(st.text(), st.text()), unique=True), st.floats(allow_nan=False))
+def test_labels_and_values_come_through_whatever_they_are(labels: list[tuple[str, str]], value: float) -> None:
+    family = GaugeMetricFamily("g", "A gauge.", labels=["model", "version"])
+    for pair in labels:
+        family.add_metric(pair, value)
+    [(kind, text, samples)] = parsed(family).values()
+    assert (kind, text) == ("gauge", "A gauge.")
+    assert [(one.labels["model"], one.labels["version"]) for one in samples] == labels
+    assert all(one.value == value for one in samples)
+
+
+def test_a_value_that_is_no_number_is_written_as_such() -> None:
+    [(_, _, [sample])] = parsed(GaugeMetricFamily("g", "", value=math.nan)).values()
+    assert math.isnan(sample.value)
+
+
+def test_help_keeps_its_lines_and_backslashes() -> None:
+    assert parsed(CounterMetricFamily("c", 'a\\n"b"\nc', value=1)) == {
+        "c": ("counter", 'a\\n"b"\nc', [Sample("c_total", {}, 1.0)])
+    }
+
+
+def test_a_summary_has_a_count_and_a_sum() -> None:
+    family = SummaryMetricFamily("s", "A summary.", labels=["model"])
+    family.add_metric(["m"], 3, 1.5)
+    [(kind, _, samples)] = parsed(family).values()
+    labels = {"model": "m"}
+    assert (kind, samples) == ("summary", [Sample("s_count", labels, 3.0), Sample("s_sum", labels, 1.5)])
+
+
+def test_an_info_has_its_texts_as_labels() -> None:
+    [(kind, _, samples)] = parsed(InfoMetricFamily("build", "", {"version": "1", "python": "3"})).values()
+    assert (kind, samples) == ("gauge", [Sample("build_info", {"version": "1", "python": "3"}, 1.0)])
+
+
+@given(st.lists(st.floats(0, 10)))
+def test_buckets_count_what_is_at_or_below_their_bounds(values: list[float]) -> None:
+    bounds = (0.5, 1.0, 5.0)
+    histogram = Histogram(bounds)
+    for value in values:
+        histogram.observe(value)
+    family = HistogramMetricFamily("h", "", labels=["model"])
+    family.add_metric(["m"], histogram.cumulative(), histogram.total)
+    [(kind, _, samples)] = parsed(family).values()
+    found = {(one.name, one.labels.get("le")): one.value for one in samples}
+    assert kind == "histogram"
+    assert all(one.labels["model"] == "m" for one in samples)
+    expected = {("h_bucket", repr(bound)): float(sum(value <= bound for value in values)) for bound in bounds}
+    assert found == expected | {
+        ("h_bucket", "+Inf"): len(values),
+        ("h_count", None): len(values),
+        ("h_sum", None): pytest.approx(sum(values)),
+    }
+
+
+def test_every_series_of_the_server_is_read() -> None:
+    registry = Registry(lambda: {"READY": 1}, lambda: (2, 3))
+    registry.add(ModelMetrics('a "model"', "1", lambda: {"in_flight": 4}, lambda: [PoolState("CPU", 0, 2, 0)]))
+    families = list(text_string_to_metric_families(registry.render().decode()))
+    names = [family.name for family in families]
+    assert len(names) == len(set(names)), "the samples of a metric are in one group"
+    assert all(family.documentation and family.type != "unknown" for family in families)
+    samples = {one.name: one for family in families for one in family.samples}
+    assert samples["vintner_requests_in_flight"] == Sample(
+        "vintner_requests_in_flight", {"model": 'a "model"', "version": "1"}, 4.0
+    )
+    assert samples["vintner_instances"].value == 2
+    assert samples["vintner_cache_bytes"].value == 3
