@@ -272,7 +272,7 @@ def test_in_the_queue_of_a_shadow_copies_come_last(world: World) -> None:
     model.gate = lambda: gate.wait(WAIT) and None
     for value in (1, 2):
         world.ask(value=value)
-    wait_until(lambda: world.metric("vintner_queue_requests", version="2") == 1)
+    wait_until(lambda: len(ran) == 1 and world.metric("vintner_queue_requests", version="2") == 1)
     direct = threading.Thread(target=world.ask, kwargs={"version": "2", "value": 3})
     direct.start()
     wait_until(lambda: world.metric("vintner_queue_requests", version="2") == 2)
