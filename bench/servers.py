@@ -25,7 +25,11 @@ from bench.process import Process, ProcessError
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = Path(__file__).parent
 PROGRAMS = Path(sys.executable).parent
-KEEP_FREED_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20)}
+KEEP_FREED_BUFFERS = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+    "MALLOC_ARENA_MAX": "1",
+}
 """For the echoes: the settings of glibc's allocator that Vintner makes for itself, so that neither is ahead by them."""
 
 

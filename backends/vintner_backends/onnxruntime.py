@@ -7,6 +7,7 @@ and the CPU that the library always adds behind them, compute; a provider that c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +16,17 @@ from vintner.backend import Device, LoadSpec
 from vintner.errors import LoadError
 from vintner.types import TensorSpec
 
+from vintner_backends.brevity import is_brief, worth_trying
 from vintner_backends.discovery import choose
-from vintner_backends.onnxruntime_config import SUFFIX, Provider, check_supported, providers, session_options, threads
+from vintner_backends.onnxruntime_config import (
+    SUFFIX,
+    Provider,
+    Threads,
+    check_supported,
+    providers,
+    session_options,
+    threads,
+)
 from vintner_backends.onnxruntime_instance import BoundInstance, OnnxRuntimeInstance, reason
 from vintner_backends.pinning import bound, pinned
 
@@ -49,6 +59,14 @@ class OnnxRuntimeBackend:
         check_supported(spec)
         chosen = providers(spec)
         division = threads(spec, chosen)
+        if division.intra_op > 1 and worth_trying(spec, spec.path.stat().st_size):
+            brief = self._open(spec, replace(division, intra_op=1), chosen)
+            if is_brief(brief.instances[0], brief.inputs):
+                return brief
+            brief.close()
+        return self._open(spec, division, chosen)
+
+    def _open(self, spec: LoadSpec, division: Threads, chosen: Sequence[Provider]) -> OnnxRuntimeModel:
         with bound(spec.affinity):  # the session's threads are started here, and keep to the cores
             session = open_session(spec.path, session_options(spec, division), chosen)
         inputs, outputs = tensor_specs(session.get_inputs(), "input"), tensor_specs(session.get_outputs(), "output")

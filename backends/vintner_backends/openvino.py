@@ -7,6 +7,7 @@ the hardware has bfloat16 it computes FP32 models in that, unless `precision` sa
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -20,6 +21,7 @@ from vintner.backend import Device, LoadSpec
 from vintner.errors import LoadError, nearest
 from vintner.types import TensorSpec
 
+from vintner_backends.brevity import is_brief, worth_trying
 from vintner_backends.cpu_budget import CpuBudget, cpu_budget
 from vintner_backends.discovery import choose, require_companion
 from vintner_backends.openvino_config import (
@@ -66,6 +68,11 @@ DATATYPES: Final[Mapping[str, str]] = {
 }
 
 
+ALONE: Final = CpuBudget(threads=1, instances=1)
+"""An instance that computes on its caller's thread."""
+Specs = Sequence[TensorSpec]
+
+
 class OpenVINOBackend:
     """One `ov.Core` for all models; OpenVINO locks it itself."""
 
@@ -88,14 +95,27 @@ class OpenVINOBackend:
         count = 1
         if spec.affinity:
             count = pinned_copies(spec, budget)
-            budget = CpuBudget(threads=1, instances=1)
-        properties = compile_properties(self._options, spec, budget)
+            budget = ALONE
+        compile_properties(self._options, spec, budget)  # what it objects to is told before the model is read
         with library_errors(spec.path):
             model = self._core.read_model(spec.path, config=read_properties(spec))
         model = apply_options(model, spec.options, port_names)
         reshape(model, spec.shapes, spec.rows)
         inputs, outputs = tensor_specs(model.inputs, "input"), tensor_specs(model.outputs, "output")
         carry_strings_as_bytes(model)
+        if worth_trying(spec, weights_of(model)):
+            brief = self._open(spec, ALONE, 1, model, (inputs, outputs))
+            if is_brief(brief.instances[0], inputs):
+                return brief
+            brief.close()
+        return self._open(spec, budget, count, model, (inputs, outputs))
+
+    def _open(
+        self, spec: LoadSpec, budget: CpuBudget, count: int, model: ov.Model, tensors: tuple[Specs, Specs]
+    ) -> OpenVINOModel:
+        """Compiles a model that was read, so many times. `tensors` are its inputs and outputs as they are served."""
+        inputs, outputs = tensors
+        properties = compile_properties(self._options, spec, budget)
         with library_errors(spec.path):
             copies = [compile_audibly(self._core, model, spec.device, properties) for _ in range(count)]
             compiled = copies[0]
@@ -173,6 +193,15 @@ def compile_audibly(core: ov.Core, model: ov.Model, device: str, properties: dic
     if not loses_errors(compiled):
         return compiled
     return core.compile_model(model, device, on_callers_thread(properties))
+
+
+def weights_of(model: ov.Model) -> int:
+    """Bytes of a model's constants; more than any model is small with, if it has parts that are run in a loop, since
+    how long that takes depends on the values."""
+    kinds = model.get_ordered_ops()
+    if any(one.get_type_name() in ("Loop", "TensorIterator", "If") for one in kinds):
+        return sys.maxsize
+    return sum(one.get_output_tensor(0).size for one in kinds if one.get_type_name() == "Constant")
 
 
 def slots(spec: LoadSpec, budget: CpuBudget, compiled: ov.CompiledModel) -> int:

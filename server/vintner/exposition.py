@@ -1,7 +1,7 @@
 """The Prometheus text exposition, version 0.0.4, of metric families: their names, help, types, labels and values.
 
 Knows none of the server's metrics. The families take what those of prometheus_client take, and write each sample as it
-comes instead of making objects of it: of 1,000 models, 193,000 samples, that takes 0.25 s instead of 1.7.
+comes instead of making objects of it: of 1,000 models, 193,000 samples, that takes 0.3 s instead of 1.7.
 
 Invariant: what is written is one group of lines for each family, its samples in the order in which they were added.
 """
