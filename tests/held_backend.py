@@ -1,7 +1,8 @@
 """A third party's backend: the in-memory one, with runs that a test in another process can hold up.
 
 `install` makes a wheel of it, as a third party would, and installs it into a directory for PYTHONPATH. A run waits
-for a shared lock on the file `hold` in the model's directory, so a test that locks that file exclusively holds it up.
+for a shared lock on the file `.hold` in the model's directory, so a test that locks that file exclusively holds it up.
+They are hidden, or they would be changes of the model.
 A model whose document has `seconds` takes that long for a run, on top.
 """
 
@@ -22,13 +23,13 @@ from vintner.backend import LoadSpec
 from vintner.types import Array
 
 TESTS = Path(__file__).parent
-HOLD = "hold"
-JOURNAL = "journal"
+HOLD = ".hold"
+JOURNAL = ".journal"
 """Where this file is when a model is loaded, each of its runs adds a line with the values of its first input."""
 
 
 class HeldBackend(FakeBackend):
-    """Every run of a model waits while its `hold` file is locked; a `poison` file makes it fail."""
+    """Every run of a model waits while its `.hold` file is locked; a `.poison` file makes it fail."""
 
     def load(self, spec: LoadSpec) -> FakeModel:
         directory = spec.path.parent
@@ -36,7 +37,7 @@ class HeldBackend(FakeBackend):
         seconds: float = self._document(spec.path).get("seconds", 0.0)
 
         def gate() -> None:
-            if (directory / "poison").exists():
+            if (directory / ".poison").exists():
                 raise RuntimeError("a bug in the backend")
             with (directory / HOLD).open("a") as file:
                 fcntl.flock(file, fcntl.LOCK_SH)

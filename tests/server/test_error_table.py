@@ -546,7 +546,7 @@ def test_a_client_that_goes_away_leaves_the_queue(failing: RunningServer, models
 def test_a_bug_in_a_backend_is_internal_and_its_text_stays_in_the_log(
     failing: RunningServer, models: Path, protocol: str
 ) -> None:
-    poison = models / "poisoned" / "1" / "poison"
+    poison = models / "poisoned" / "1" / ".poison"
     poison.touch()
     try:
         refusal = refuse(failing, protocol, at("poisoned"), "INTERNAL")

@@ -199,12 +199,12 @@ def test_an_error_has_its_status_and_details(channel: grpc.Channel, data: bytes,
 def test_a_bug_is_internal_and_does_not_tell_its_text(
     server: RunningServer, repository: Path, channel: grpc.Channel
 ) -> None:
-    (repository / "m" / "1" / "poison").touch()
+    (repository / "m" / "1" / ".poison").touch()
     failed = call(channel, message())
     assert code_of(failed) == "INTERNAL"
     assert "a bug in the backend" not in failed.details()
     assert "a bug in the backend" in server.log.read_text()
-    (repository / "m" / "1" / "poison").unlink()
+    (repository / "m" / "1" / ".poison").unlink()
     assert value(call(channel, message()).result()) == 2.0
 
 

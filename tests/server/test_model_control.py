@@ -15,7 +15,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from fake_backend import fake_model, write_model
-from held_backend import HOLD, held
+from held_backend import held
 from infer_calls import (
     PROTOCOLS,
     STATUS,
@@ -50,7 +50,6 @@ def models(tmp_path: Path) -> Path:
     root = tmp_path / "models"
     for version in "12":
         write_model(root / "first" / version, fake_model(shape=(-1, 2)))
-        (root / "first" / version / HOLD).touch()  # or the first run would make it, which is a change of the files
     write_model(root / "second" / "1", fake_model(shape=(-1, 2)))
     write_model(root / "broken" / "1", fake_model() | {"fail": "the weights are missing"})
     write_model(root / "faulty" / "1")

@@ -108,7 +108,7 @@ def test_a_model_that_asks_for_more_units_than_there_are_is_unavailable(models: 
     (models / "first" / "config.yaml").write_text("rate_limiter: {resources: {licence: 3}}")
     server = start(models, "--rate-limit-resource", "licence:2", "--no-strict-readiness")
     with triton_http.InferenceServerClient(server.http) as client:
-        reasons = {each["name"]: each["reason"] for each in client.get_model_repository_index() if each["reason"]}
+        reasons = {each["name"]: each["reason"] for each in client.get_model_repository_index() if "reason" in each}
     assert reasons == {"first": "a run needs 3 of the resource 'licence', of which there are 2"}
 
 

@@ -175,7 +175,7 @@ def test_an_answer_of_a_batch_is_kept_without_the_others(server: RunningServer, 
 
 
 def test_errors_are_not_kept(server: RunningServer, models: Path) -> None:
-    inputs, poison, before = pair(fresh()), models / "kept" / "1" / "poison", runs(models)
+    inputs, poison, before = pair(fresh()), models / "kept" / "1" / ".poison", runs(models)
     poison.touch()
     try:
         for protocol in PROTOCOLS:

@@ -166,7 +166,7 @@ def test_a_canary_that_fails_is_rolled_back(tmp_path: Path, start: Start, protoc
     server = start(tmp_path / "models")
     client = Client(server, protocol)
     assert set(client.versions("m", [""] * 10)) == {"1", "2"}
-    (model / "2" / "poison").touch()
+    (model / "2" / ".poison").touch()
     failures = 0
     for _ in range(60):
         try:
