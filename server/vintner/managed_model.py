@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from vintner.alarms import Alarm
 from vintner.lifecycle import Held, Plan, Revision, State, plan
 from vintner.loaders import Load
+from vintner.memory_budget import Tenant
 from vintner.model_config import TrafficConfig
 from vintner.repository import ModelSource
 from vintner.servable import Servable
@@ -207,6 +208,17 @@ class ManagedModel:
     def resident(self) -> bool:
         """Whether it takes memory, or is about to."""
         return self.serves or self.loading or self.unloading
+
+    def size(self, version: int) -> int:
+        """Bytes that a version counts for in the memory budget."""
+        return self.source.size(version) if self.source is not None and version in self.available else 0
+
+    @property
+    def tenant(self) -> Tenant:
+        """It as the memory budget sees it."""
+        occupied = [number for number, record in self.versions.items() if record.servable or record.held.busy]
+        idle = self.idle_seconds
+        return Tenant(self.name, sum(map(self.size, occupied)), -idle, idle > 0 and not self.loading)
 
     @property
     def idle_seconds(self) -> float:

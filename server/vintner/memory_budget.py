@@ -1,6 +1,6 @@
 """Which models make room for another one, where the memory for models is bounded.
 
-Pure. What a model needs is what its files take, for each of its pools, unless its configuration says `memory_bytes`:
+Pure. What a version needs is what its files take, for each of its pools, unless its configuration says `memory_bytes`:
 before a load nobody knows better. Invariant: nothing is evicted unless all that is evicted together makes enough room.
 """
 
@@ -20,19 +20,37 @@ class Tenant:
     idle: bool
 
 
-def room_for(size: int, budget: int, tenants: Sequence[Tenant]) -> list[str] | None:
-    """The names of the models to evict, least recently used first, so that `size` more bytes fit into the budget.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What has to be before a load: the models to `evict`; or, if these are None, the `refusal`. With `never` it cannot
+    be, whatever the other models do."""
 
-    None if it cannot fit now: what is not idle takes too much.
-    """
-    missing = sum(tenant.size for tenant in tenants) + size - budget
+    evict: Sequence[str] | None = ()
+    refusal: str = ""
+    never: bool = False
+
+
+def make_room(need: int, beside: int, budget: int, tenants: Sequence[Tenant]) -> Room:
+    """For `need` bytes more of a model that has `beside` bytes already, among the other models. Least recently used
+    models go first."""
+    missing = sum(tenant.size for tenant in tenants) + need + beside - budget
     evicted: list[str] = []
     for tenant in sorted((tenant for tenant in tenants if tenant.idle), key=lambda tenant: tenant.last_used):
         if missing <= 0:
             break
         missing -= tenant.size
         evicted.append(tenant.name)
-    return evicted if missing <= 0 else None
+    if missing <= 0:
+        return Room(evicted)
+    never = need + beside > budget
+    return Room(None, _refusal(need, beside, budget, never), never)
+
+
+def _refusal(need: int, beside: int, budget: int, never: bool) -> str:
+    reason = f"it needs {in_words(need)} of the {in_words(budget)} for models (--model-memory-budget)"
+    if beside:
+        reason += f" beside the {in_words(beside)} of what is served (resource_preserving would unload that first)"
+    return reason if never else f"{reason}, and other models, which are in use, take the rest"
 
 
 def in_words(size: int) -> str:

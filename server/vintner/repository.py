@@ -70,6 +70,12 @@ class ModelSource:
         """Of a version that is there."""
         return self.available[version] if version in self.available else self.versions[version]
 
+    def size(self, version: int) -> int:
+        """Bytes that a version is expected to take: `memory_bytes`, or its files for each pool."""
+        if self.config.memory_bytes is not None:
+            return self.config.memory_bytes
+        return bytes_of(self.path(version)) * len(self.config.in_pools())
+
 
 @dataclass(frozen=True, slots=True)
 class Scan:

@@ -118,6 +118,11 @@ class Servable:
         self._cache = self._share if config.response_cache else None
 
     @property
+    def title(self) -> str:
+        """For the log."""
+        return f"model '{self.name}' version {self.version}"
+
+    @property
     def max_rows(self) -> int:
         """Rows of a batch, at most; 1 if nothing is stacked."""
         return self._scheduler.max_rows

@@ -96,7 +96,7 @@ def test_a_reload_picks_up_what_was_added_and_removed(site: Site, served: Runnin
     assert reloaded["three"] == {"1": AVAILABLE}
     assert [doubled(served, "one"), doubled(served, "one", "1"), doubled(served, "three")] == ["5", "1", "1"]
     wait_until(lambda: "two" not in states(served))
-    with pytest.raises(InferenceServerException, match="unknown model: .two. is not found"):
+    with pytest.raises(InferenceServerException, match=r"unknown model: .two. is not found"):
         doubled(served, "two")
     assert reload(served)[0] == 200
 

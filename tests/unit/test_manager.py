@@ -176,14 +176,15 @@ def test_a_quick_model_does_not_make_a_server_ready_whose_others_have_not_begun(
     for name in ("a", "b", "c", "d"):
         write_model(world.root / name, {**fake_model(), "fail": "broken"} if name == "d" else None)
     states: list[list[str]] = []
-    submit = world.manager._loaders.submit
+    loaders = world.manager._steps._loading._loaders
+    submit = loaders.submit
 
     def submit_and_ask(*task: Any, **how: Any) -> Any:
         # What another thread would see if it came now; it would have to wait for the lock.
-        states.append([] if world.manager._lock.locked() else list(world.manager.holdups(strict=True)))
+        states.append([] if world.manager._lock._is_owned() else list(world.manager.holdups(strict=True)))
         return submit(*task, **how)
 
-    world.manager._loaders.submit = submit_and_ask
+    loaders.submit = submit_and_ask  # type: ignore[method-assign]
     manager = world.settle()
     assert states == [[]] * 4
     assert any("broken" in reason for reason in list(manager.holdups(strict=True)))

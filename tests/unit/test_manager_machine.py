@@ -148,7 +148,7 @@ class ManagerMachine(RuleBasedStateMachine):
         if record is not None and (version is None or version in record.available):
             record.pin = version
             with self.manager._lock:  # `pin` would wait
-                self.manager._step(record)
+                self.manager._steps.step(record)
 
     @rule()
     def come_to_rest(self) -> None:
