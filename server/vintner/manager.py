@@ -155,7 +155,7 @@ class Manager:
         if (fault, unsettled) == (model.fault, model.unsettled) and (model.source is None or unsettled):
             return None
         if fault and fault != model.fault:
-            logger.error("model '%s' is unavailable: %s", name, fault)
+            logger.error("model '%s' %s: %s", name, "goes on as it was" if model.serves else "is unavailable", fault)
             self.registry.loaded(None)
         model.fault, model.unsettled = fault, unsettled
         if not self._admission.explicit:
