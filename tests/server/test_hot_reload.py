@@ -131,6 +131,15 @@ class Repository:
         self.whole[version] = factor
         self.broken.discard(version)
 
+    def remove_and_write(self) -> None:
+        """The highest version, whose directory is not there for a moment."""
+        version = self._highest
+        directory, factor = self._build(version)
+        shutil.rmtree(self.model / str(version))
+        shutil.copytree(directory, self.model / str(version))
+        self.whole[version] = factor
+        self.broken.discard(version)
+
     def overwrite(self) -> None:
         """As `replace`, but in place and slowly."""
         version = self._highest
@@ -176,7 +185,15 @@ class Repository:
     def change(self) -> None:
         """One of all that can happen."""
         kinds = [self.add, self.add_slowly, self.add_broken, self.replace, self.overwrite, self.break_files]
-        kinds += [self.remove, self.remove, self.remove, self.configure, self.configure, self.break_configuration]
+        kinds += [
+            self.remove_and_write,
+            self.remove,
+            self.remove,
+            self.remove,
+            self.configure,
+            self.configure,
+            self.break_configuration,
+        ]
         self._random.choice(kinds)()
 
     def heal(self) -> None:
