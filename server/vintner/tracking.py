@@ -289,14 +289,16 @@ class Repository:
     ) -> Outcome | Unsettled:
         config, records = followed.config, followed.versions
         assert config is not None
-        accepted = {number: records[path].accepted for number, path in versions.items()}
+        before = followed.outcome.signatures if isinstance(followed.outcome, ModelSource) else {}
+        accepted = {number: _to_be_tried(records[path], before.get(number)) for number, path in versions.items()}
         available = {number: path for number, path in versions.items() if accepted[number] is not None}
         followed.numbers = available
         key = (naming, config.accepted, tuple((path, accepted[number]) for number, path in available.items()))
         if key == followed.key and isinstance(followed.outcome, ModelSource | Fault):
             followed.trouble = ""
             return followed.outcome
-        if config.accepted is None or not available:
+        unread = config.accepted is None or (config.reason and not isinstance(followed.outcome, ModelSource))
+        if unread or not available:
             reason = config.reason or records[versions[max(versions)]].reason
             followed.outcome = Unsettled(followed.name or naming.shown(place), reason)
         else:
@@ -327,6 +329,12 @@ class Repository:
             raise config
         source = make_source(place, naming, config, available, signatures, self._backends)
         return replace(source, unchanged=partial(_unchanged, place, signatures))
+
+
+def _to_be_tried(record: Record, before: Hashable | None) -> Hashable | None:
+    """The accepted signature of a version, if that is of what is there now. While it is being written, only one that
+    was given `before` stays: it may be served."""
+    return record.accepted if not record.reason or record.accepted == before else None
 
 
 def _unchanged(place: Place, signatures: Mapping[int, Hashable], version: int) -> bool:

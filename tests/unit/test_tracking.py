@@ -184,6 +184,34 @@ def test_a_half_written_configuration_is_not_read_while_a_version_comes(world: W
     assert "m" in world.look(SETTLE).faults
 
 
+def test_a_new_model_waits_for_a_configuration_that_is_being_written(world: World) -> None:
+    """Though it was known to have none while its version, which took long, was being written."""
+    path = write_model(world.root / "m" / "1")
+    for _ in range(4):
+        rewrite(path)
+        assert world.look(0.5).unsettled
+    config = world.root / "m" / "config.yaml"
+    for half in ("inst", "instances: 1"):
+        config.write_text(half)
+        assert world.look(0.6).unsettled == {"m": "its files are still being written"}
+    config.write_text("instances: 16")
+    assert world.look(0.6).models == world.look(0.9).models == {}
+    assert world.look(0.2).models["m"].config.instances == 16
+
+
+def test_a_version_that_is_written_on_when_its_configuration_rests_is_not_there_yet(world: World) -> None:
+    path = write_model(world.root / "m" / "1")
+    config = world.root / "m" / "config.yaml"
+    for count in range(1, 5):
+        config.write_text(f"instances: {count}")
+        assert world.look(0.5).unsettled
+    rewrite(path)
+    assert world.look(0.6).unsettled
+    rewrite(path)
+    assert world.look(0.6).unsettled == {"m": "its files are still being written"}
+    assert numbers(world.look(SETTLE)) == {"m": [1]}
+
+
 def test_what_is_gone_goes_when_it_has_not_come_back_for_a_while(world: World) -> None:
     for version in (1, 2):
         write_model(world.root / "m" / str(version))
