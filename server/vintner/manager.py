@@ -19,8 +19,9 @@ from pathlib import Path
 from threading import Condition, Event, Lock
 from typing import Final
 
-from vintner import memory, traffic_metrics
+from vintner import traffic_metrics
 from vintner.backend import Backends, close_anyway
+from vintner.closings import Closings
 from vintner.core_shares import CORES, CoreShares, divide_cores
 from vintner.errors import InvalidArgument, LoadError, ModelNotReady, NotFound, OperatorError, nearest
 from vintner.lifecycle import State
@@ -31,6 +32,7 @@ from vintner.metrics import Registry
 from vintner.model_config import QueueConfig, TrafficConfig
 from vintner.opening import open_servable
 from vintner.ovms_mapping import with_names
+from vintner.reclaiming import Reclaimer
 from vintner.repository import ModelSource, Scan, bytes_of
 from vintner.response_cache import ResponseCache
 from vintner.router import Router, Routers
@@ -117,6 +119,8 @@ class Manager:
         self._shares = CoreShares()
         self.threads = threads or Threads(turnstiles=Turnstiles({CORES: cores, **self._resources}))
         self._loaders = loaders or Loaders(load_threads)
+        self._closings = Closings(self.threads.workers)
+        self._reclaimer = Reclaimer(self.threads)
         self._lock = Lock()
         self._rested = Condition(self._lock)
         self._models: dict[str, ManagedModel] = {}
@@ -299,8 +303,8 @@ class Manager:
         return model.latest
 
     def unload(self, name: str, timeout: float = UNLOAD_WAIT) -> None:
-        """Has a model served no longer, and waits until its last requests are answered and its memory is free, for at
-        most `timeout` seconds. One that is not known is no error."""
+        """Has a model served no longer, and waits until its last requests are answered and it is closed, for at most
+        `timeout` seconds. One that is not known is no error."""
         with self._lock:
             model = self._models.get(name)
             if model is None:
@@ -598,7 +602,7 @@ class Manager:
 
     def _drained(self, servable: Servable, then: Callable[[], None]) -> None:
         """Called by whoever gave back the last lease, perhaps on the way to its next request."""
-        self.threads.workers.submit(self._let_go, servable, then)
+        self._closings.submit(partial(self._let_go, servable, then))
 
     def _let_go(self, servable: Servable, then: Callable[[], None]) -> None:
         with self._lock:
@@ -607,7 +611,7 @@ class Manager:
             self._retiring.discard(servable)
         self._close(servable)
         self.registry.unloaded()
-        memory.give_back()
+        self._reclaimer.unloaded()
         then()
 
     def _unloaded(self, model: ManagedModel, record: VersionRecord) -> None:
