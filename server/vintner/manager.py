@@ -22,6 +22,7 @@ from typing import Final
 from vintner import traffic_metrics
 from vintner.backend import Backends, close_anyway
 from vintner.closings import Closings
+from vintner.contents import Signature
 from vintner.core_shares import CORES, CoreShares, divide_cores
 from vintner.errors import InvalidArgument, LoadError, ModelNotReady, NotFound, OperatorError, nearest
 from vintner.lifecycle import State
@@ -840,7 +841,10 @@ def _size(source: ModelSource, version: int) -> int:
     """Bytes that a version is expected to take."""
     if source.config.memory_bytes is not None:
         return source.config.memory_bytes
-    return bytes_of(source.path(version)) * len(source.config.in_pools())
+    signature = source.signatures.get(version)
+    # Asked for every model at once, and under the lock: files are looked at only where nobody has done so before.
+    size = signature.size if isinstance(signature, Signature) else bytes_of(source.path(version))
+    return size * len(source.config.in_pools())
 
 
 def _tenant(model: ManagedModel) -> Tenant:
