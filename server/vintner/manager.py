@@ -776,7 +776,7 @@ class Manager:
         return counts
 
     def holdups(self, strict: bool) -> Iterator[str]:
-        """Why the server is not ready; nothing once everything wanted at the start has been settled, for good.
+        """Why the server is not ready, in no order; nothing once all that was wanted at the start is settled, for good.
 
         With `strict`, a model that failed at the start holds the server up until it is mended.
         """
@@ -786,7 +786,7 @@ class Manager:
             yield "the model repository has not been read yet"
             return
         held_up = False
-        for name in sorted(self._busy) if self._busy else list(self._models) if strict else ():
+        for name in list(self._busy or (self._models if strict else ())):
             for reason in self._holdup(name):
                 held_up = True
                 yield reason
