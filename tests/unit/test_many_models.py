@@ -57,7 +57,7 @@ def test_models_that_are_removed_together_share_few_threads_and_one_return_of_me
     before = workers()
     world.manager.aspire(Scan({}, {}))
     assert world.returned.acquire(timeout=WAIT)
-    assert workers() <= before + MOST_CLOSERS
+    assert workers() <= before + MOST_CLOSERS + 1  # one returns the memory
     assert world.manager.registry.unloads == MODELS
     assert world.manager.index() == []
     assert not world.returned.acquire(timeout=1)
