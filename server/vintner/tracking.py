@@ -185,7 +185,7 @@ class Repository:
         kept: dict[_Key, Outcome | Unsettled] = {}
         for key, followed in before.items():
             outcome = followed.outcome
-            if key in found or key[1] or not isinstance(outcome, ModelSource) or outcome.name in names:
+            if key in found or key[1] or not isinstance(outcome, ModelSource | Fault) or outcome.name in names:
                 continue
             followed.gone = now if followed.gone is None else followed.gone
             if settle and now < followed.gone + self._rules.settle_seconds:
@@ -223,7 +223,7 @@ class Repository:
         try:
             listing = read_listing(place.directory, place.links)
         except OSError as exc:
-            return self._unreadable(place, naming, followed, f"cannot read {exc.filename}: {exc.strerror}")
+            return self._unreadable(place, naming, followed, exc)
         if followed.rests_on(listing, naming) and followed.outcome is not None and settle:
             return followed.outcome
         followed.listing = (listing, naming)
@@ -237,11 +237,13 @@ class Repository:
         lost = {n: path for n, path in lost.items() if path in followed.versions}
         return self._conclude(place, naming, followed, {**contents.versions, **lost})
 
-    def _unreadable(self, place: Place, naming: Naming, followed: _Followed, trouble: str) -> Outcome | Unsettled:
+    def _unreadable(self, place: Place, naming: Naming, followed: _Followed, error: OSError) -> Outcome | Unsettled:
         """Keeps what there was: a disk may be away for a moment."""
+        trouble = f"cannot read {error.filename}: {error.strerror}"
         if followed.outcome is None or isinstance(followed.outcome, Unsettled):
             return followed.fault(naming.shown(place), trouble)
-        if trouble != followed.trouble:
+        removed = isinstance(error, FileNotFoundError)  # while it was being looked at, which the next look will tell
+        if trouble != followed.trouble and not removed:
             logger.warning("model '%s' stays as it was: %s", followed.outcome.name, trouble)
         followed.trouble = trouble
         return followed.outcome
@@ -264,7 +266,8 @@ class Repository:
 
         def step(before: Record | None, sight: Sight, rules: Rules, what: str) -> Record:
             after = observe(before, sight, now, wall, rules) if settle else accept(sight, now)
-            if after.reason and (before is None or after.reason != before.reason):
+            there = sight.signature and sight.signature != GONE  # or the reason is none that an operator could see
+            if there and after.reason and (before is None or after.reason != before.reason):
                 logger.info("model '%s': %s is not taken yet: %s", name, what, after.reason)
             return after
 
@@ -305,7 +308,7 @@ class Repository:
             try:
                 parsed = followed.read(place.directory, naming)
             except OSError as exc:
-                return self._unreadable(place, naming, followed, f"cannot read {exc.filename}: {exc.strerror}")
+                return self._unreadable(place, naming, followed, exc)
             signatures = {number: accepted[number] for number in available}
             build = partial(self._make, place, naming, parsed, available, signatures)
             outcome = source_or_fault(build, place, naming)

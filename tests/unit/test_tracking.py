@@ -3,6 +3,7 @@ says so."""
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -242,6 +243,47 @@ def test_what_is_removed_and_written_again_is_replaced_and_never_missed(world: W
     assert all(after.models[name].signatures != before.models[name].signatures for name in "mn")
 
 
+def test_what_is_not_taken_yet_is_told_once_and_what_is_gone_or_never_was_there_is_not(world: World, caplog) -> None:
+    caplog.set_level("INFO")
+    write_model(world.root / "m" / "1")
+    write_model(world.root / "m" / "2")
+    world.look()
+    world.rest()
+    shutil.rmtree(world.root / "m" / "2")
+    world.rest()
+    waits = "is not taken yet: its files are still being written"
+    assert [record.message for record in caplog.records] == [
+        f"model 'm': version 1 {waits}",
+        f"model 'm': version 2 {waits}",
+    ]
+
+
+def test_a_model_that_goes_while_it_is_looked_at_is_no_trouble(world: World, monkeypatch, caplog) -> None:
+    write_model(world.root / "m" / "1")
+    before = world.rest()
+    with monkeypatch.context() as patch:
+        refuse(patch, world.root / "m" / "1", errno.ENOENT)
+        assert world.look() == before
+    assert not caplog.records
+
+
+def test_a_model_whose_configuration_is_wrong_is_replaced_without_a_gap_too(world: World) -> None:
+    """What is served of it goes on, and must not go when its directory does, which is about to be written again."""
+    write_model(world.root / "m" / "1")
+    world.rest()
+    (world.root / "m" / "config.yaml").write_text("nam: m")
+    broken = world.rest()
+    assert list(broken.faults) == ["m"]
+    shutil.rmtree(world.root / "m")
+    assert world.look() == broken
+    write_model(world.root / "m" / "1")
+    assert list(world.look().unsettled) == ["m"]
+    assert numbers(world.look(SETTLE)) == {"m": [1]}
+    shutil.rmtree(world.root / "m")
+    world.look()
+    assert world.look(SETTLE) == Scan({}, {}, {})
+
+
 def test_without_settling_what_is_gone_goes_at_once(world: World) -> None:
     for version in (1, 2):
         write_model(world.root / "m" / str(version))
@@ -416,12 +458,12 @@ def test_a_root_is_judged_anew_while_it_has_no_model(tmp_path: Path) -> None:
     assert numbers(world.rest()) == {"m": [3]}
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+def refuse(monkeypatch: pytest.MonkeyPatch, directory: Path, number: int = errno.EIO) -> None:
     listing = os.scandir
 
     def scandir(path: str | Path):
         if Path(path) == directory:
-            raise OSError(5, "Input/output error", str(path))
+            raise OSError(number, os.strerror(number), str(path))
         return listing(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
