@@ -23,6 +23,7 @@ from vintner.backend import Backends
 from vintner.errors import ConfigError
 from vintner.mounts import Mount
 from vintner.repository import Scan, scan
+from vintner.settling import UNMARKED
 from vintner.tracking import Repository
 
 SETTLE = 1.0
@@ -404,11 +405,34 @@ def test_where_markers_are_required_nothing_is_taken_without_one(tmp_path: Path,
     assert world.rest().models["m"].signatures != found.models["m"].signatures
 
 
-def test_without_settling_even_the_unmarked_is_taken(tmp_path: Path) -> None:
+def test_without_settling_too_nothing_is_taken_without_a_marker_that_is_required(tmp_path: Path) -> None:
+    """Where the repository is not watched, nobody waits either; but half a version must not be served there."""
     world = World(tmp_path, require_ready_marker=True)
-    write_model(tmp_path / "m" / "1")
-    assert numbers(world.look(settle=False)) == {"m": [1]}
-    assert numbers(world.rest()) == {"m": [1]}
+    for version in (1, 2):
+        write_model(tmp_path / "m" / str(version))
+    write_model(tmp_path / "n" / "1")
+    (tmp_path / "m" / "1" / ".ready").touch()
+    found = world.look(settle=False)
+    assert numbers(found) == {"m": [1]}
+    assert found.faults == {"n": UNMARKED}
+    for place in ("n/1", "m/2"):
+        (tmp_path / place / "weights.part").touch()
+        (tmp_path / place / ".ready").touch()
+    assert numbers(world.look(settle=False)) == {"m": [1, 2], "n": [1]}  # they were marked after all else
+
+
+def test_without_settling_an_unfinished_upload_is_not_there(world: World) -> None:
+    for version in (1, 2):
+        write_model(world.root / "m" / str(version))
+    write_model(world.root / "n" / "1")
+    for place in ("m/2", "n/1"):
+        (world.root / place / "weights.part").touch()
+    found = world.look(settle=False)
+    assert numbers(found) == {"m": [1]}
+    assert found.faults == {"n": "weights.part is still being uploaded"}
+    for place in ("m/2", "n/1"):
+        (world.root / place / "weights.part").unlink()
+    assert numbers(world.look(settle=False)) == {"m": [1, 2], "n": [1]}
 
 
 def test_a_switch_of_the_data_link_is_a_change_of_what_is_behind_it(world: World) -> None:
