@@ -215,6 +215,8 @@ def _check_control(config: ServerConfig) -> None:
     for flag, given in (("--load-model", config.load_model), ("--allow-model-upload", config.allow_model_upload)):
         if given and config.model_control != "explicit":
             raise ConfigError(f"{flag} needs --model-control explicit; it is {config.model_control}")
+    if config.upload_dir is not None and not config.allow_model_upload:
+        raise ConfigError("--upload-dir needs --allow-model-upload")
     if "*" in config.load_model and len(config.load_model) > 1:
         raise ConfigError(f"--load-model: '*' means all models and has to be alone, got {', '.join(config.load_model)}")
 

@@ -323,6 +323,7 @@ class Steps:
         elif room.never or model.serves:
             for record in map(model.record, versions):
                 record.tried, record.reason = model.available[record.number], room.refusal
+                self._registry.loaded(None)
             logger.error("model '%s' is not loaded: %s", model.name, room.refusal)
         else:
             model.asleep, model.refusal = True, room.refusal
