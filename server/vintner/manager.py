@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 UNLOAD_WAIT: Final = 30.0
 """Seconds for which a call that unloads a model waits for its last requests."""
 
+MISSING: Final = "it is not in the model repository"
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -164,9 +166,10 @@ class Manager:
 
     def _missing(self, model: ManagedModel) -> ManagedModel | None:
         """Takes in that a model is not in the repository."""
-        if not self._aspired and model.admitted and self._admission.explicit:
-            model.fault = "it is not in the model repository"
-            logger.error("model '%s' is unavailable: %s", model.name, model.fault)
+        if model.admitted and model.source is None and self._admission.explicit:
+            if model.fault != MISSING:
+                logger.error("model '%s' is unavailable: %s", model.name, MISSING)
+            model.latest, model.fault, model.unsettled = None, MISSING, ""
             return model
         if model.latest is None and not model.fault and not model.unsettled:
             return None
@@ -289,12 +292,15 @@ class Manager:
         """Splits a model's requests otherwise than its configuration says; None: as that says. Waits as `load`, for the
         versions that are wanted now.
 
-        Raises NotFound for a model that is not there.
+        Raises NotFound for a model or a version that is not there.
         """
         with self._lock:
             model = self._models.get(name)
             if model is None or model.source is None or not model.admitted:
                 raise NotFound(f"Request for unknown model: '{name}' is not found")
+            for version in sorted(traffic.versions - model.available.keys()) if traffic is not None else ():
+                there = ", ".join(map(str, sorted(model.available)))
+                raise NotFound(f"model '{name}' has no version {version} for its traffic; there is {there}")
             model.directed = traffic
             self._catalogue.renew(name)
             self._steps.publish(model)

@@ -548,6 +548,9 @@ def test_traffic_is_divided_as_a_client_says(models: Path, start: Callable[..., 
         server, "rest", "INVALID_ARGUMENT", "load", "first", {"traffic": {"canary": {}}}
     )
     assert "'nobody'" in refused(server, "rest", "NOT_FOUND", "load", "nobody", {"traffic": {"default": 1}})
+    assert refused(
+        server, "rest", "NOT_FOUND", "load", "first", {"traffic": {"shadow": {"version": 7, "percent": 1}}}
+    ) == ("model 'first' has no version 7 for its traffic; there is 1, 2")
 
 
 def extensions(server: RunningServer) -> list[str]:
@@ -594,6 +597,7 @@ def test_a_model_to_begin_with_that_is_not_there_holds_the_server_up(
         (["--load-model=first"], "--load-model needs --model-control explicit; it is poll"),
         (["--load-model=*", "--model-control=none"], "--load-model needs --model-control explicit; it is none"),
         (["--allow-model-upload"], "--allow-model-upload needs --model-control explicit; it is poll"),
+        (["--upload-dir={models}-not-there"], "--upload-dir needs --allow-model-upload"),
         (
             ["--model-control=explicit", "--load-model=*", "--load-model=first"],
             "--load-model: '*' means all models and has to be alone, got *, first",

@@ -396,6 +396,7 @@ def test_what_never_fits_is_refused_and_hurts_no_other(tmp_path: Path) -> None:
     assert world.states() == {"a/1": "READY", "big/1": "UNAVAILABLE"}
     assert world.reason("big").startswith("it needs 2.")
     assert "of the 1.5 KiB for models (--model-memory-budget)" in world.reason("big")
+    assert b"\nvintner_model_load_failures_total 1.0\n" in world.manager.registry.render()
     assert isinstance(world.infer("big"), ModelNotReady)
     assert isinstance(world.infer("a"), Response)
     assert world.manager.stop(WAIT)
@@ -410,6 +411,35 @@ def test_models_of_the_start_evict_no_other_and_come_when_they_are_asked_for(tmp
     assert list(world.manager.holdups(strict=True)) == []
     for name in "abcabc":
         assert isinstance(world.infer(name), Response)
+    assert world.manager.stop(WAIT)
+
+
+# -- models that are asked for by name and are not there -----------------------------------------------------------
+
+
+def test_a_model_to_begin_with_holds_the_server_up_until_it_is_there(tmp_path: Path) -> None:
+    """However often the repository is read meanwhile, as it is for every load of another model."""
+    world = World(tmp_path, admission=Admission(explicit=True, names=["m", "nobody"]))
+    world.put("m", 1)
+    for _ in range(3):
+        world.settle()
+        assert list(world.manager.holdups(strict=True)) == [
+            "model 'nobody' is UNAVAILABLE: it is not in the model repository"
+        ]
+    world.put("nobody", 1)
+    world.settle()
+    assert world.states() == {"m/1": "READY", "nobody/1": "READY"}
+    assert list(world.manager.holdups(strict=True)) == []
+    assert world.manager.stop(WAIT)
+
+
+def test_a_model_to_begin_with_that_is_not_there_is_done_with_once_it_is_unloaded(tmp_path: Path) -> None:
+    world = World(tmp_path, admission=Admission(explicit=True, names=["nobody"]))
+    world.settle()
+    world.manager.unload("nobody")
+    world.settle()
+    assert world.states() == {}
+    assert list(world.manager.holdups(strict=True)) == []
     assert world.manager.stop(WAIT)
 
 
