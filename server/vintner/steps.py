@@ -211,9 +211,11 @@ class Steps:
     ) -> None:
         """Tries a version again whose files changed while it was loaded, once they are as they were: no scan may ever
         see that they were not."""
-        look = partial(self._look_again, model, record, source, tried, pause)
-        # By a worker: the clock's thread must not wait for a disk.
-        self._threads.alarms.set(time.monotonic() + pause, lambda: self._threads.workers.submit(look))
+
+        def look() -> None:  # by a worker: the clock's thread must not wait for a disk
+            self._threads.workers.submit(self._look_again, model, record, source, tried, pause)
+
+        self._threads.alarms.set(time.monotonic() + pause, look)
 
     def _look_again(
         self, model: ManagedModel, record: VersionRecord, source: ModelSource, tried: Revision, pause: float
