@@ -1,8 +1,8 @@
-"""A third party's backend: the in-memory one, with runs that a test in another process can hold up.
+"""A third party's backend: the in-memory one, with loads and runs that a test in another process can hold up.
 
 `install` makes a wheel of it, as a third party would, and installs it into a directory for PYTHONPATH. A run waits
 for a shared lock on the file `.hold` in the model's directory, so a test that locks that file exclusively holds it up.
-They are hidden, or they would be changes of the model.
+A load does so for `.hold_loads`, where that is. They are hidden, or they would be changes of the model.
 A model whose document has `seconds` takes that long for a run, on top.
 """
 
@@ -14,7 +14,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from vintner.types import Array
 
 TESTS = Path(__file__).parent
 HOLD = ".hold"
+HOLD_LOADS = ".hold_loads"
 JOURNAL = ".journal"
 """Where this file is when a model is loaded, each of its runs adds a line with the values of its first input."""
 
@@ -33,14 +34,16 @@ class HeldBackend(FakeBackend):
 
     def load(self, spec: LoadSpec) -> FakeModel:
         directory = spec.path.parent
+        if (directory / HOLD_LOADS).exists():
+            _wait_for(directory / HOLD_LOADS)
         model = super().load(spec)
         seconds: float = self._document(spec.path).get("seconds", 0.0)
+        hold = (directory / HOLD).resolve()  # a link to elsewhere outlives the model's directory
 
         def gate() -> None:
             if (directory / ".poison").exists():
                 raise RuntimeError("a bug in the backend")
-            with (directory / HOLD).open("a") as file:
-                fcntl.flock(file, fcntl.LOCK_SH)
+            _wait_for(hold)
             if seconds:
                 time.sleep(seconds)
 
@@ -50,16 +53,30 @@ class HeldBackend(FakeBackend):
         return model
 
 
+def _wait_for(hold: Path) -> None:
+    with hold.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+
 def _note(journal: Path, model: FakeModel, inputs: Mapping[str, Array]) -> None:
     with journal.open("a") as file:
         print(*inputs[model.inputs[0].name].ravel().tolist(), file=file)
     FakeModel.enter(model, inputs)
 
 
-@contextmanager
-def held(version_directory: Path) -> Iterator[None]:
+def held(version_directory: Path) -> AbstractContextManager[None]:
     """Holds up the runs of a model until the end of the block."""
-    with (version_directory / HOLD).open("a") as file:
+    return _locked(version_directory / HOLD)
+
+
+def held_loads(version_directory: Path) -> AbstractContextManager[None]:
+    """Holds up its loads likewise, of which all that begin in the block wait for its end."""
+    return _locked(version_directory / HOLD_LOADS)
+
+
+@contextmanager
+def _locked(hold: Path) -> Iterator[None]:
+    with hold.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -117,7 +117,8 @@ class _Server:
         self._config = config
         backends = Backends()
         repository = _repository(config, backends)
-        repository.scan(time.monotonic(), settle=False)  # so that what cannot be read ends this before it begins
+        # Now, so that what cannot be read ends this before it begins.
+        repository.scan(time.monotonic(), settle=config.model_control == "poll")
         self._uploads = _uploads(config)
         self._manager = Manager(
             backends,

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from vintner.links import Links
 from vintner.settling import Sight
@@ -29,6 +29,18 @@ READ: Final = frozenset({*CONFIG_FILES, WARMUP, MARKER})
 """What is looked at beside the versions of a model."""
 NANOSECOND: Final = 1e-9
 NOTHING: Final = Tree(0, 0)
+
+
+class Signature(NamedTuple):
+    """What a version is loaded from: its own files, and those that all versions share."""
+
+    files: tuple[File, ...]
+    shared: tuple[File, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its own files."""
+        return sum(max(0, size) for _, size, *_ in self.files)  # -1 stands for a link that leads nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +189,7 @@ def _sight(tree: Tree, warmup: Tree | None, above: tuple[int, int] | None, place
     ready = any(marker[0] >= changed for marker in markers)  # written here after all else, whatever copied it
     renamed = _in_place(tree.own_changed, tree.own_modified, changed) and not tree.hollow and bool(tree.files)
     return Sight(
-        signature=(tuple(tree.files), tuple(shared.files)),
+        signature=Signature(tuple(tree.files), tuple(shared.files)),
         newest=max(tree.newest, shared.newest) * NANOSECOND,
         complete=ready or placed or renamed,
         marked=ready or any(marker[1] >= modified for marker in markers),

@@ -190,7 +190,7 @@ class _Handlers:
         return pb.ServerLiveResponse(live=self._service.live())
 
     def server_ready(self, request: pb.ServerReadyRequest, context: Any) -> Message:
-        return pb.ServerReadyResponse(ready=not self._service.readiness())
+        return pb.ServerReadyResponse(ready=self._service.ready)
 
     def model_ready(self, request: pb.ModelReadyRequest, context: Any) -> Message:
         try:

@@ -155,7 +155,7 @@ class Manager:
         if (fault, unsettled) == (model.fault, model.unsettled) and (model.source is None or unsettled):
             return None
         if fault and fault != model.fault:
-            logger.error("model '%s' is unavailable: %s", name, fault)
+            logger.error("model '%s' %s: %s", name, "goes on as it was" if model.serves else "is unavailable", fault)
             self.registry.loaded(None)
         model.fault, model.unsettled = fault, unsettled
         if not self._admission.explicit:
@@ -247,8 +247,8 @@ class Manager:
         return model.latest
 
     def unload(self, name: str, timeout: float = UNLOAD_WAIT) -> None:
-        """Has a model served no longer, and waits until its last requests are answered and its memory is free, for at
-        most `timeout` seconds. One that is not known is no error."""
+        """Has a model served no longer, and waits until its last requests are answered and it is closed, for at most
+        `timeout` seconds. One that is not known is no error."""
         with self._lock:
             model = self._models.get(name)
             if model is None:
@@ -396,7 +396,7 @@ class Manager:
         return counts
 
     def holdups(self, strict: bool) -> Iterator[str]:
-        """Why the server is not ready; nothing once everything wanted at the start has been settled, for good.
+        """Why the server is not ready, in no order; nothing once all that was wanted at the start is settled, for good.
 
         With `strict`, a model that failed at the start holds the server up until it is mended.
         """
@@ -406,7 +406,7 @@ class Manager:
             yield "the model repository has not been read yet"
             return
         held_up = False
-        for name in sorted(self._steps.busy) if self._steps.busy else list(self._models) if strict else ():
+        for name in list(self._steps.busy or (self._models if strict else ())):
             for reason in self._holdup(name):
                 held_up = True
                 yield reason

@@ -21,6 +21,7 @@ from typing import Final, get_args
 
 from vintner import __version__
 from vintner.batching import Reason
+from vintner.cores import give_way
 from vintner.exposition import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -219,6 +220,13 @@ class ModelMetrics:
         self.requests = {protocol: RequestMetrics() for protocol in PROTOCOLS}
 
 
+def _unhurried(models: Iterable[ModelMetrics]) -> Iterator[ModelMetrics]:
+    """Lets requests go first before each: the text of 1,000 models takes 0.2 s, in slices of 5 ms if nobody asked."""
+    for model in models:
+        give_way()
+        yield model
+
+
 class Registry:
     """All series of the server. Models come and go; what belongs to no loaded model is counted without a name."""
 
@@ -287,7 +295,7 @@ class Registry:
         duration = HistogramMetricFamily(
             "vintner_request_duration_seconds", "From the decoded request to its answer.", labels=labels
         )
-        for model in models:
+        for model in _unhurried(models):
             for protocol, requests in model.requests.items():
                 values = [model.model, model.version, protocol]
                 for outcome, number in list(requests.outcomes.items()):
@@ -328,7 +336,7 @@ class Registry:
             ),
             "rows": HistogramMetricFamily("vintner_batch_rows", "Rows of a batch.", labels=labels),
         }  # fmt: skip
-        for model in models:
+        for model in _unhurried(models):
             values = [model.model, model.version]
             executions.add_metric(values, model.scheduler.executions)
             rows.add_metric(values, model.scheduler.rows.total)
@@ -341,7 +349,7 @@ class Registry:
         cuts = CounterMetricFamily(
             "vintner_batch_cuts", "Batches, by why they held no more.", labels=[*labels, "reason"]
         )
-        for model in models:
+        for model in _unhurried(models):
             for reason, number in model.scheduler.cuts.items():
                 cuts.add_metric([model.model, model.version, reason], number)
         yield cuts
@@ -350,7 +358,7 @@ class Registry:
         labels = ["model", "version"]
         hits = CounterMetricFamily("vintner_cache_hits", "Requests answered from the response cache.", labels=labels)
         misses = CounterMetricFamily("vintner_cache_misses", "Requests not found in the response cache.", labels=labels)
-        for model in models:
+        for model in _unhurried(models):
             hits.add_metric([model.model, model.version], model.cache.hits)
             misses.add_metric([model.model, model.version], model.cache.misses)
         yield hits
@@ -368,7 +376,7 @@ class Registry:
         }
         for key, (name, help_text) in families.items():
             family = GaugeMetricFamily(name, help_text, labels=["model", "version"])
-            for model in models:
+            for model in _unhurried(models):
                 value = model.gauges().get(key)
                 if value is not None:
                     family.add_metric([model.model, model.version], value)
@@ -382,7 +390,7 @@ class Registry:
         }
         for key, (name, help_text) in families.items():
             family = GaugeMetricFamily(name, help_text, labels=["model", "version", "device"])
-            for model in models:
+            for model in _unhurried(models):
                 counts: dict[str, int] = {}
                 for pool in model.pools():
                     counts[pool.device] = counts.get(pool.device, 0) + getattr(pool, key)
@@ -400,7 +408,7 @@ class Registry:
             "What the version counts in the memory budget: its files, or memory_bytes.",
             labels=labels,
         )
-        for model in models:
+        for model in _unhurried(models):
             seconds.add_metric([model.model, model.version], model.load_seconds)
             size.add_metric([model.model, model.version], model.size)
         yield seconds

@@ -28,7 +28,7 @@ from types import MappingProxyType
 from typing import Final
 
 from vintner.backend import Backends, LoadSpec
-from vintner.contents import VERSION, is_directory, judge, read_listing
+from vintner.contents import VERSION, Signature, is_directory, judge, read_listing
 from vintner.core_shares import uses_cpu
 from vintner.cores import parse_cores
 from vintner.errors import ConfigError
@@ -75,7 +75,10 @@ class ModelSource:
         """Bytes that a version is expected to take: `memory_bytes`, or its files for each pool."""
         if self.config.memory_bytes is not None:
             return self.config.memory_bytes
-        return bytes_of(self.path(version)) * len(self.config.in_pools())
+        signature = self.signatures.get(version)
+        # Asked for every model at once, and under a lock: files are looked at only where nobody has done so before.
+        size = signature.size if isinstance(signature, Signature) else bytes_of(self.path(version))
+        return size * len(self.config.in_pools())
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class Service:
         """Why the server is not ready; empty if it is."""
         if self._stopping:
             return ["the server is stopping"]
-        return list(self._manager.holdups(self._strict))
+        return sorted(self._manager.holdups(self._strict))
 
     @property
     def ready(self) -> bool:

@@ -17,7 +17,6 @@ from functools import partial
 from threading import Condition, Event
 from typing import Final
 
-from vintner import memory
 from vintner.backend import close_anyway
 from vintner.catalogue import Catalogue
 from vintner.errors import OperatorError
@@ -28,6 +27,7 @@ from vintner.managed_model import UNLOADED, ManagedModel, VersionRecord
 from vintner.memory_budget import make_room
 from vintner.metrics import Registry
 from vintner.ovms_mapping import with_names
+from vintner.reclaiming import Reclaimer
 from vintner.repository import ModelSource
 from vintner.servable import Servable
 from vintner.turns import Threads
@@ -72,6 +72,7 @@ class Steps:
         """Models of which something that is wanted is on its way."""
         self._short: set[str] = set()  # those that wait for memory
         self._retiring: set[Servable] = set()
+        self._reclaimer = Reclaimer(threads)
         self.stopped = False
         self.settled = Event()
         """Set when no model is busy."""
@@ -297,7 +298,7 @@ class Steps:
 
     def _drained(self, servable: Servable, then: Callable[[], None]) -> None:
         """Called by whoever gave back the last lease, perhaps on the way to its next request."""
-        self._threads.workers.submit(self._let_go, servable, then)
+        self._threads.closers.submit(self._let_go, servable, then)
 
     def _let_go(self, servable: Servable, then: Callable[[], None]) -> None:
         with self._lock:
@@ -306,7 +307,7 @@ class Steps:
             self._retiring.discard(servable)
         self._close(servable)
         self._registry.unloaded()
-        memory.give_back()
+        self._reclaimer.unloaded()
         then()
 
     def _unloaded(self, model: ManagedModel, record: VersionRecord) -> None:

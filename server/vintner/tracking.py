@@ -2,7 +2,7 @@
 
 Knows signatures and times, and no loaded model. A look at what has not changed costs directory listings and the files'
 status; configurations are read and backends asked only about what is new. Invariant: until a change of a model has
-come to rest, looks go on giving what was there before, except for versions whose directories are gone.
+come to rest, looks go on giving what was there before.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from pathlib import Path
+from typing import Final
 
 from vintner.backend import Backends
 from vintner.contents import Contents, Listing, judge, read_listing
@@ -40,6 +41,11 @@ from vintner.settling import Record, Rules, Sight, accept, observe
 logger = logging.getLogger(__name__)
 
 Outcome = ModelSource | Fault
+_Key = tuple[Path, str]
+"""A directory, and the name of a model that was given."""
+
+GONE: Final = "gone"
+"""Stands for the signature of a version whose directory is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,10 @@ class _Followed:
     trouble: str = ""
     name: str = ""
     """As which the model was last there: a broken configuration does not tell."""
+    numbers: Mapping[int, Path] = field(default_factory=dict)
+    """The versions that were there last."""
+    gone: float | None = None
+    """Since when its directory is not there."""
     parsed: tuple[Hashable, ModelConfig | ConfigError] | None = None
     """A configuration's signature and what it says, which stays true while the file is being rewritten."""
 
@@ -153,15 +163,35 @@ class Repository:
         before = self._followed
         self._followed = {key: before.get(key) or _Followed() for key, _, _ in named}
         found = {key: self._look(self._followed[key], place, naming, now, settle) for key, place, naming in named}
+        found |= self._lost(before, found, now, settle)
         for root, below in by_root.items():
             # A root keeps its layout while it has a model: a stray file beside models must not make it one itself.
             if any(isinstance(found[place.directory, ""], ModelSource) for place in below):
                 self._single[root] = below[0].mounted
             else:
                 self._single.pop(root, None)
-        self.due = min((followed.due for followed in self._followed.values()), default=inf)
+        self.due = min((self._due(followed) for followed in self._followed.values()), default=inf)
         unsettled = {item.name: item.reason for item in found.values() if isinstance(item, Unsettled)}
         return combine([item for item in found.values() if not isinstance(item, Unsettled)], unsettled)
+
+    def _due(self, followed: _Followed) -> float:
+        return followed.due if followed.gone is None else followed.gone + self._rules.settle_seconds
+
+    def _lost(
+        self, before: Mapping[_Key, _Followed], found: Mapping[_Key, Outcome | Unsettled], now: float, settle: bool
+    ) -> dict[_Key, Outcome | Unsettled]:
+        """What was in directories that are not there any more, as long as they may be about to be replaced."""
+        names = {outcome.name for outcome in found.values()}
+        kept: dict[_Key, Outcome | Unsettled] = {}
+        for key, followed in before.items():
+            outcome = followed.outcome
+            if key in found or key[1] or not isinstance(outcome, ModelSource) or outcome.name in names:
+                continue
+            followed.gone = now if followed.gone is None else followed.gone
+            if settle and now < followed.gone + self._rules.settle_seconds:
+                self._followed[key] = followed
+                kept[key] = outcome
+        return kept
 
     def _places(self, root: Path) -> Sequence[Place]:
         known = self._known.get(root)
@@ -186,6 +216,7 @@ class Repository:
         ]
 
     def _look(self, followed: _Followed, place: Place, naming: Naming, now: float, settle: bool) -> Outcome | Unsettled:
+        followed.gone = None
         if naming.model is not None and naming.model.problem:
             followed.key, followed.outcome = None, Fault(naming.model.name, naming.model.problem)
             return followed.outcome
@@ -201,8 +232,10 @@ class Repository:
             followed.outcome = followed.fault(naming.shown(place), listing.objection)
             return followed.outcome
         contents = judge(listing)
-        self._observe(followed, contents, listing.device, now, settle, naming.shown(place))
-        return self._conclude(place, naming, followed, contents)
+        lost = {n: path for n, path in followed.numbers.items() if contents.versions.get(n) != path}
+        self._observe(followed, contents, lost, listing.device, now, settle, naming.shown(place))
+        lost = {n: path for n, path in lost.items() if path in followed.versions}
+        return self._conclude(place, naming, followed, {**contents.versions, **lost})
 
     def _unreadable(self, place: Place, naming: Naming, followed: _Followed, trouble: str) -> Outcome | Unsettled:
         """Keeps what there was: a disk may be away for a moment."""
@@ -214,8 +247,17 @@ class Repository:
         return followed.outcome
 
     def _observe(
-        self, followed: _Followed, contents: Contents, device: int, now: float, settle: bool, name: str
+        self,
+        followed: _Followed,
+        contents: Contents,
+        lost: Mapping[int, Path],
+        device: int,
+        now: float,
+        settle: bool,
+        name: str,
     ) -> None:
+        """`lost` are versions that were there at the last look: that one is gone is a change too, and may be half of a
+        replacement."""
         wall = None if self._is_remote(device) else self._wall_clock()
         # A marker is for versions; a configuration is small, and mostly written at once.
         config_rules = Rules(self._rules.settle_seconds)
@@ -227,10 +269,13 @@ class Repository:
             return after
 
         followed.config = step(followed.config, contents.config, config_rules, "its configuration")
-        followed.versions = {
-            path: step(followed.versions.get(path), contents.sights[number], self._rules, f"version {number}")
-            for number, path in contents.versions.items()
+        sights = [(number, path, contents.sights[number]) for number, path in contents.versions.items()]
+        sights += [(number, path, Sight(GONE, inf, marked=True)) for number, path in lost.items()]
+        records = {
+            path: step(followed.versions.get(path), sight, self._rules, f"version {number}")
+            for number, path, sight in sights
         }
+        followed.versions = {path: record for path, record in records.items() if record.accepted != GONE}
 
     def _is_remote(self, device: int) -> bool:
         """Whether the files' times are perhaps of another clock than ours."""
@@ -239,17 +284,22 @@ class Repository:
             self._remote.setdefault(device, False)
         return self._remote[device]
 
-    def _conclude(self, place: Place, naming: Naming, followed: _Followed, contents: Contents) -> Outcome | Unsettled:
+    def _conclude(
+        self, place: Place, naming: Naming, followed: _Followed, versions: Mapping[int, Path]
+    ) -> Outcome | Unsettled:
         config, records = followed.config, followed.versions
         assert config is not None
-        accepted = {number: records[path].accepted for number, path in contents.versions.items()}
-        available = {number: contents.versions[number] for number in accepted if accepted[number] is not None}
+        before = followed.outcome.signatures if isinstance(followed.outcome, ModelSource) else {}
+        accepted = {number: _to_be_tried(records[path], before.get(number)) for number, path in versions.items()}
+        available = {number: path for number, path in versions.items() if accepted[number] is not None}
+        followed.numbers = available
         key = (naming, config.accepted, tuple((path, accepted[number]) for number, path in available.items()))
         if key == followed.key and isinstance(followed.outcome, ModelSource | Fault):
             followed.trouble = ""
             return followed.outcome
-        if config.accepted is None or not available:
-            reason = config.reason or records[contents.versions[max(contents.versions)]].reason
+        unread = config.accepted is None or (config.reason and not isinstance(followed.outcome, ModelSource))
+        if unread or not available:
+            reason = config.reason or records[versions[max(versions)]].reason
             followed.outcome = Unsettled(followed.name or naming.shown(place), reason)
         else:
             try:
@@ -279,6 +329,12 @@ class Repository:
             raise config
         source = make_source(place, naming, config, available, signatures, self._backends)
         return replace(source, unchanged=partial(_unchanged, place, signatures))
+
+
+def _to_be_tried(record: Record, before: Hashable | None) -> Hashable | None:
+    """The accepted signature of a version, if that is of what is there now. While it is being written, only one that
+    was given `before` stays: it may be served."""
+    return record.accepted if not record.reason or record.accepted == before else None
 
 
 def _unchanged(place: Place, signatures: Mapping[int, Hashable], version: int) -> bool:

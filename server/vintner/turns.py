@@ -27,15 +27,20 @@ MOST_WORKERS: Final = 1024
 """Threads that may lead at the same time where requests' own threads do not stay; each has an instance in its hands."""
 
 
+MOST_CLOSERS: Final = 8
+"""Threads that close what was unloaded; as many may hang."""
+
+
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """What the schedulers of a server share: threads that lead where a request's own cannot stay, a clock, and the
-    resources of models that are rate limited.
+    """What the schedulers of a server share: threads that lead where a request's own cannot stay, threads that close
+    models, a clock, and the resources of models that are rate limited.
 
     Neither starts a thread before it is needed.
     """
 
     workers: LeanExecutor = field(default_factory=lambda: LeanExecutor(MOST_WORKERS, "vintner-run"))
+    closers: LeanExecutor = field(default_factory=lambda: LeanExecutor(MOST_CLOSERS, "vintner-close"))
     alarms: AlarmClock = field(default_factory=AlarmClock)
     turnstiles: Turnstiles = field(default_factory=Turnstiles)
 

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 SPACING = 0.1
 """Seconds between two looks, however much is heard meanwhile: a large copy is thousands of changes."""
+STOP_SECONDS = 5.0
 SAFETY_SECONDS = 30.0
 """How often to look where every change ought to be heard of."""
 
@@ -71,7 +72,7 @@ class Watcher:
         self._stopped.set()
         self._woken.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)  # it may look at a file system that hangs
         self._notices.stop()
 
     def _run(self) -> None:

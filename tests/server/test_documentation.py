@@ -65,6 +65,19 @@ def test_the_commands_that_control_models_print_what_the_docs_say(tmp_path: Path
         server.kill()
 
 
+def test_a_change_of_the_repository_shows_what_the_docs_say(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "model_repository", tmp_path / "models")
+    server = start_server(tmp_path / "models", tmp_path / "log")
+    try:
+        for command, output in commands("docs/model-life.md"):
+            run = subprocess.run(["bash", "-c", here(command, server)], capture_output=True, text=True, cwd=tmp_path)
+            assert run.stdout.rstrip("\n") == output.rstrip("\n"), command
+    finally:
+        server.kill()
+    (keys,) = (text for language, text in blocks("docs/model-life.md") if language == "yaml")
+    assert parse_model_config(yaml.safe_load(keys), "docs/model-life.md").load == "on_demand"
+
+
 def test_the_readmes_program_prints_what_it_says(shipped: RunningServer) -> None:
     (index, program) = next((i, text) for i, (language, text) in enumerate(blocks("README.md")) if language == "python")
     run = subprocess.run([sys.executable, "-c", here(program, shipped)], capture_output=True, text=True, check=False)

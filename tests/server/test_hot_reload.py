@@ -13,13 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from threading import Event, Lock, Thread
-from typing import Any
+from threading import Lock
 
-import numpy as np
 import pytest
-import tritonclient.grpc as triton_grpc
-import tritonclient.http as triton_http
+from closed_loop import Client, stop
 from infer_calls import wait_until
 from model_builders import openvino_scaling
 from running_server import RunningServer
@@ -30,40 +27,6 @@ CLIENTS = 16
 CHANGES = 220
 SETTLE = "--repository-settle-seconds=0.05"
 CONFIG = "precision: f32\ninstances: 2\n"
-
-
-class Client(Thread):
-    """Asks one thing after the other until it is stopped, and keeps what was wrong."""
-
-    def __init__(self, server: RunningServer, number: int, right: Callable[[str, float], bool]) -> None:
-        super().__init__()
-        self._module: Any = triton_grpc if number % 2 else triton_http
-        self._client = self._module.InferenceServerClient(server.grpc if number % 2 else server.http)
-        self._random = Random(number)
-        self._right = right
-        self.stop = Event()
-        self.wrong: list[str] = []
-        self.answers = 0
-
-    def run(self) -> None:
-        while not self.stop.is_set():
-            try:
-                self._ask()
-            except Exception as exc:
-                self.wrong.append(f"{time.time() % 1000:.3f} {exc}")
-        self._client.close()
-
-    def _ask(self) -> None:
-        given = np.full((self._random.randint(1, 5), 4), self._random.randint(1, 1000), np.float32)
-        tensor = self._module.InferInput("input", given.shape, "FP32")
-        tensor.set_data_from_numpy(given)
-        result = self._client.infer("m", [tensor])
-        response = result.get_response()
-        version = response["model_version"] if isinstance(response, dict) else response.model_version
-        factors = np.unique(result.as_numpy("output") / given)
-        self.answers += 1
-        if len(factors) != 1 or not self._right(version, float(factors[0])):
-            self.wrong.append(f"version {version} multiplied by {factors}")
 
 
 class Repository:
@@ -131,6 +94,15 @@ class Repository:
         self.whole[version] = factor
         self.broken.discard(version)
 
+    def remove_and_write(self) -> None:
+        """The highest version, whose directory is not there for a moment."""
+        version = self._highest
+        directory, factor = self._build(version)
+        shutil.rmtree(self.model / str(version))
+        shutil.copytree(directory, self.model / str(version))
+        self.whole[version] = factor
+        self.broken.discard(version)
+
     def overwrite(self) -> None:
         """As `replace`, but in place and slowly."""
         version = self._highest
@@ -176,7 +148,15 @@ class Repository:
     def change(self) -> None:
         """One of all that can happen."""
         kinds = [self.add, self.add_slowly, self.add_broken, self.replace, self.overwrite, self.break_files]
-        kinds += [self.remove, self.remove, self.remove, self.configure, self.configure, self.break_configuration]
+        kinds += [
+            self.remove_and_write,
+            self.remove,
+            self.remove,
+            self.remove,
+            self.configure,
+            self.configure,
+            self.break_configuration,
+        ]
         self._random.choice(kinds)()
 
     def heal(self) -> None:
@@ -205,10 +185,7 @@ def index(server: RunningServer) -> dict[str, tuple[str, str]]:
 def clients() -> Iterator[list[Client]]:
     made: list[Client] = []
     yield made
-    for client in made:
-        client.stop.set()
-    for client in made:
-        client.join()
+    stop(made)
 
 
 @pytest.mark.timeout(300)
@@ -234,10 +211,7 @@ def test_clients_that_name_no_version_notice_nothing_of_what_happens_to_the_repo
         if number % 20 == 0:
             repository.heal()
             wait_until(healed)
-    for client in clients:
-        client.stop.set()
-    for client in clients:
-        client.join()
+    stop(clients)
     wrong = [each for client in clients for each in client.wrong]
     assert not wrong, f"{len(wrong)}: {sorted(wrong)[:5]} ... {sorted(wrong)[-3:]}"
     assert min(client.answers for client in clients) > 20

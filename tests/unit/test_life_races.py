@@ -145,7 +145,6 @@ def test_a_model_that_was_loaded_for_requests_is_not_evicted_before_they_have_it
     assert isinstance(first.get(timeout=WAIT), Response)
     assert "which are in use" in str(second.get(timeout=WAIT))
     third = world.submit("b")
-    workers.run_one()  # closes a
     world.until(lambda: world.manager.ready_versions("b"))
     workers.run_one()
     assert isinstance(third.get(timeout=WAIT), Response)

@@ -92,7 +92,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.loaders, self.workers = HandLoaders(), Queue()
         self.files = Files()
         self.files.models["model.fake"] = fake_model()
-        threads = Threads(workers=self.workers, alarms=NoAlarms())  # type: ignore[arg-type]
+        threads = Threads(workers=self.workers, closers=self.workers, alarms=NoAlarms())  # type: ignore[arg-type]
         self.manager = Manager(Backends(made={"fake": self.files}), threads=threads, loaders=self.loaders)  # type: ignore[arg-type]
         self.manager.aspire(Scan({}, {}))
         self.wanted: dict[str, dict[int, str]] = {}

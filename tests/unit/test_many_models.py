@@ -1,0 +1,106 @@
+"""What many models must not cost, by what is called how often."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+from fake_backend import FakeBackend, fake_model, write_model
+from vintner import metrics, repository
+from vintner import steps as steps_module
+from vintner.backend import Backends
+from vintner.manager import Manager
+from vintner.reclaiming import Reclaimer
+from vintner.repository import Scan, bytes_of
+from vintner.service import Service
+from vintner.tracking import Repository
+from vintner.turns import MOST_CLOSERS
+
+MODELS = 60
+WAIT = 10.0
+
+
+class World:
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, memory_budget: int | None = None) -> None:
+        self.returned = threading.Semaphore(0)
+        monkeypatch.setattr(steps_module, "Reclaimer", partial(Reclaimer, give_back=self.returned.release))
+        self.root = root
+        self.backends = Backends(made={"fake": FakeBackend()})
+        self.repository = Repository([root], self.backends)
+        self.manager = Manager(self.backends, memory_budget=memory_budget)
+        for number in range(MODELS):
+            write_model(root / f"m{number:02d}" / "1", fake_model())
+
+    def scan(self) -> Scan:
+        return self.repository.scan(time.monotonic(), settle=False)
+
+    def settle(self) -> None:
+        self.manager.aspire(self.scan())
+        assert self.manager.settled.wait(WAIT)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path, monkeypatch)
+
+
+def workers() -> int:
+    return sum(thread.name.startswith(("vintner-run", "vintner-close")) for thread in threading.enumerate())
+
+
+def test_models_that_are_removed_together_share_few_threads_and_one_return_of_memory(world: World) -> None:
+    world.settle()
+    before = workers()
+    world.manager.aspire(Scan({}, {}))
+    assert world.returned.acquire(timeout=WAIT)
+    assert workers() <= before + MOST_CLOSERS + 1  # one returns the memory
+    assert world.manager.registry.unloads == MODELS
+    assert world.manager.index() == []
+    assert not world.returned.acquire(timeout=1)
+    world.manager.stop(WAIT)
+
+
+def test_room_is_found_without_a_look_at_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch)
+    size = bytes_of(tmp_path / "m00" / "1")
+    world.manager = Manager(world.backends, memory_budget=size * 10)
+    monkeypatch.setattr(repository, "bytes_of", None)
+    world.settle()
+    assert {one.metrics.size for one in world.manager.ready()} == {size}
+    assert len(world.manager.ready()) == 10
+    world.manager.stop(WAIT)
+
+
+def test_a_scrape_gives_way_before_each_model(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.settle()
+    ways = Counter[str]()
+    monkeypatch.setattr(metrics, "give_way", lambda: ways.update(["way"]))
+    world.manager.registry.render()
+    assert ways["way"] >= MODELS
+    world.manager.stop(WAIT)
+
+
+def test_whether_the_server_is_ready_is_asked_of_one_model_that_is_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    backend = world.backends.get("fake")
+    load = backend.load
+    monkeypatch.setattr(backend, "load", lambda spec: (gate.wait(WAIT), load(spec))[1])
+    world.manager.aspire(world.scan())
+    asked = Counter[str]()
+    holdup = world.manager._holdup
+    monkeypatch.setattr(world.manager, "_holdup", lambda name: (asked.update([name]), holdup(name))[1])
+    service = Service(world.manager)
+    assert not service.ready
+    assert asked.total() == 1
+    reasons = service.readiness()
+    assert len(reasons) == MODELS
+    assert reasons == sorted(reasons)
+    gate.set()
+    assert world.manager.settled.wait(WAIT)
+    world.manager.stop(WAIT)
