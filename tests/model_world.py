@@ -80,10 +80,10 @@ class World:
     def reason(self, name: str) -> str:
         return next(entry.reason for entry in self.manager.index() if entry.name == name)
 
-    def submit(self, name: str, **request: Any) -> SimpleQueue[Response | Exception]:
+    def submit(self, name: str, version: str = "", **request: Any) -> SimpleQueue[Response | Exception]:
         answers: SimpleQueue[Response | Exception] = SimpleQueue()
         inputs = {"input": Tensor("FP32", np.ones((1, 4), np.float32))}
-        turn = self.service.submit(Request(name, "", inputs, **request), "grpc", answers.put)
+        turn = self.service.submit(Request(name, version, inputs, **request), "grpc", answers.put)
         if turn is not None:
             turn.run()
         return answers

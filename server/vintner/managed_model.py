@@ -115,8 +115,8 @@ class ManagedModel:
     directed: TrafficConfig | None = None
     """How requests are split, instead of what the configuration says."""
     idle_alarm: Alarm | None = None
-    waiters: list[Callable[[], None]] = field(default_factory=list)
-    """Called once, when the model can serve, or nothing more is to come."""
+    waiters: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
+    """Called once, when a version is served, "" for any, or nothing more is to come."""
     resuming: int = 0
     """Waiters that are being called, and have no lease yet."""
 
@@ -198,6 +198,12 @@ class ManagedModel:
     def serves(self) -> bool:
         return any(record.servable is not None for record in self.versions.values())
 
+    def serving(self, version: str) -> bool:
+        """Whether that version is served, "" for any."""
+        return any(
+            record.servable is not None and version in ("", str(number)) for number, record in self.versions.items()
+        )
+
     @property
     def loading(self) -> bool:
         """Whether something that is wanted, or nothing that is not, is on its way."""
@@ -252,7 +258,7 @@ class ManagedModel:
             return False
         if self.asleep or self.waiters or self.returning:
             return True
-        return self.unload_first and (self.loading or self.unloading)
+        return self.unload_first and self.loading
 
     @property
     def failures(self) -> dict[int, str]:

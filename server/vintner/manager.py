@@ -49,7 +49,12 @@ class Admission:
 
 
 class AwaitLoad(ModelNotReady):
-    """The model will be there if it is waited for: see `Manager.wake`."""
+    """The model will be there if it is waited for: see `Manager.wake`. A `refusal` says why it could not be loaded when
+    that was tried last; it may be possible now."""
+
+    def __init__(self, name: str, refusal: str = "") -> None:
+        super().__init__(f"model '{name}' is not loaded{f': {refusal}' if refusal else ''}")
+        self.refusal = refusal
 
 
 class Manager:
@@ -310,16 +315,16 @@ class Manager:
         if not rested:
             raise ModelNotReady(f"model '{name}' is still loading after {timeout:g} s")
 
-    def wake(self, name: str, callback: Callable[[], None]) -> None:
-        """Has a model loaded for a request. Calls back once, from a thread that may run it, when the model is there or
-        will not be."""
+    def wake(self, name: str, callback: Callable[[], None], version: str = "") -> None:
+        """Has a model loaded for a request. Calls back once, from a thread that may run it, when the version is there,
+        any for "", or will not be."""
         with self._lock:
             model = self._models.get(name)
             if model is None or self._steps.stopped:
                 self.threads.workers.submit(callback)
             elif model.awaited:
                 model.asleep = False
-                model.waiters.append(callback)
+                model.waiters.append((version, callback))
                 self._steps.step(model)
             else:
                 self._steps.resume(model, callback)
@@ -366,8 +371,8 @@ class Manager:
                 hint = nearest(name, self._models) if len(self._models) <= 20 else ""
                 return NotFound(f"Request for unknown model: '{name}' is not found{hint}")
             numbers = {*model.versions, *model.numbers}
-            if model.awaited and (not version or version in map(str, model.numbers)):
-                return AwaitLoad(f"model '{name}' is not loaded{f': {model.refusal}' if model.refusal else ''}")
+            if model.awaited and not self._steps.stopped and (not version or version in map(str, model.numbers)):
+                return AwaitLoad(name, model.refusal)
             if not numbers and (model.fault or model.unsettled):
                 return ModelNotReady(f"model '{name}' is unavailable: {model.fault or model.unsettled}")
             if not version:

@@ -65,23 +65,25 @@ class Parking:
         limits: QueueConfig,
         resume: Callable[[], None],
         refuse: Callable[[VintnerError], None],
+        since: float | None = None,
     ) -> Callable[[], None]:
-        """Keeps a request. Returns what is to be called when its model is there, or will not be.
+        """Keeps a request, which has waited `since` then. Returns what is to be called when its model is there, or will
+        not be.
 
         `resume` is called then, or `refuse` before it, from any thread. Raises QueueFull if too much waits already.
         """
         parked = _Parked(request, _Ways(resume, refuse))
         self._enter(parked, limits)
-        at, error = self._end(request)
+        at, error = self._end(request, time.monotonic() if since is None else since)
         parked.alarm = self._alarms.set(at, lambda: self._give_up(parked, error))
         if request.cancellation is not None:
             cancelled = Cancelled("the client cancelled the request")
             request.cancellation.on_cancel(lambda: self._give_up(parked, cancelled))
         return lambda: self._resume(parked)
 
-    def _end(self, request: Request) -> tuple[float, VintnerError]:
+    def _end(self, request: Request, since: float) -> tuple[float, VintnerError]:
         """When a request has waited long enough, and what it is told then."""
-        name, at = request.model_name, time.monotonic() + self._patience
+        name, at = request.model_name, since + self._patience
         if request.deadline is not None and request.deadline < at:
             return request.deadline, DeadlineExceeded(f"the deadline passed while model '{name}' was being loaded")
         return at, ModelNotReady(f"model '{name}' is still not loaded after {self._patience:g} s")

@@ -131,10 +131,14 @@ class Steps:
             self.busy.add(model.name)
         else:
             self.busy.discard(model.name)
-        if model.waiters and (model.serves or not due or not model.admitted):
+        if model.waiters:
+            over = not due or not model.admitted
             waiters, model.waiters = model.waiters, []
-            for callback in waiters:
-                self.resume(model, callback)
+            for version, callback in waiters:
+                if over or model.serving(version):
+                    self.resume(model, callback)
+                else:
+                    model.waiters.append((version, callback))
         if model.empty and not short:
             self._models.pop(model.name, None)
             self._catalogue.drop(model.name)
@@ -388,7 +392,7 @@ class Steps:
             records = [record for model in self._models.values() for record in model.versions.values()]
             servables = {one for record in records for one in (record.servable, record.loaded) if one} | self._retiring
             self._retiring.clear()
-            waiters = [callback for model in self._models.values() for callback in model.waiters]
+            waiters = [callback for model in self._models.values() for _, callback in model.waiters]
             self._lock.notify_all()
         self._catalogue.clear()  # before what shadows have leases on is retired
         for callback in waiters:

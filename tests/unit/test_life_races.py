@@ -167,6 +167,53 @@ def test_requests_for_a_model_that_becomes_on_demand_while_it_loads_for_them_are
     assert isinstance(answer, Response), answer
 
 
+def test_a_request_that_names_a_version_waits_for_that_one(world: World) -> None:
+    world.put("m", 1, 2, config="{load: on_demand, version_policy: all}")
+    world.settle()
+    begun, gate = threading.Event(), threading.Event()
+    load = world.backend.load
+
+    def gated(spec: LoadSpec) -> FakeModel:
+        if spec.path.parent.name == "2":
+            begun.set()
+            assert gate.wait(WAIT)
+        return load(spec)
+
+    world.backend.load = gated  # type: ignore[method-assign]
+    any_version = world.submit("m")
+    second = world.submit("m", version="2")
+    first = any_version.get(timeout=WAIT)
+    assert isinstance(first, Response)
+    assert first.model_version == "1"
+    assert begun.wait(WAIT)
+    assert second.empty()
+    gate.set()
+    answer = second.get(timeout=WAIT)
+    assert isinstance(answer, Response), answer
+    assert answer.model_version == "2"
+
+
+def test_a_request_waits_again_if_what_it_waited_for_is_unloaded_before_it_has_it(tmp_path: Path) -> None:
+    workers = HandWorkers()
+    world = World(tmp_path, threads=Threads(workers=workers))  # type: ignore[arg-type]
+    world.put("m", 1, config="{load: on_demand, resource_preserving: true}")
+    world.settle()
+    answers = world.submit("m")
+    world.until(lambda: world.manager.ready_versions("m"))
+    world.put("m", 1, config="{load: on_demand, resource_preserving: true}")
+    begun, gate = held(world, "m")
+    world.aspire()
+    assert begun.wait(WAIT)
+    workers.run_one()
+    assert answers.empty()
+    gate.set()
+    world.until(lambda: world.manager.ready_versions("m"))
+    workers.run_one()
+    answer = answers.get(timeout=WAIT)
+    assert isinstance(answer, Response), answer
+    assert world.manager.stop(WAIT)
+
+
 # -- what the repository does not have ---------------------------------------------------------------------------
 
 
@@ -433,7 +480,7 @@ def test_the_end_leaves_no_request_and_no_call_waiting(tmp_path: Path) -> None:
     model = world.manager._models["m"]
     waiting: SimpleQueue[bool] = SimpleQueue()
     with world.manager._lock:
-        model.waiters.append(lambda: waiting.put(True))
+        model.waiters.append(("", lambda: waiting.put(True)))
     stopped = in_thread(lambda: world.manager.stop(WAIT))
     assert waiting.get(timeout=WAIT)
     assert isinstance(loaded.get(timeout=WAIT), ModelNotReady)
