@@ -208,6 +208,8 @@ class Stress:
             thread.start()
         time.sleep(seconds)
         self._over.set()
+        threads[0].join(WAIT)
+        self.manager.aspire(Scan(dict(self._sources), {}))  # where nothing is unsettled, which calls would wait for
         for thread in threads:
             thread.join(3 * WAIT)
             if thread.is_alive():

@@ -101,8 +101,8 @@ class Steps:
     # -- the next step ---------------------------------------------------------------------------------------
 
     def step(self, model: ManagedModel) -> None:
-        """Starts what the plan says is next for a model. Needs the lock."""
-        if self.stopped:
+        """Starts what the plan says is next for a model, unless it has been forgotten. Needs the lock."""
+        if self.stopped or self._models.get(model.name) is not model:
             return
         self._cancel_queued(model)
         if any(record.loaded for record in model.versions.values()):
@@ -371,7 +371,7 @@ class Steps:
         for name in room.evict or () if asked_for else ():
             logger.info("model '%s' is unloaded to make room for model '%s'", name, model.name)
             self.put_to_sleep(self._models[name])
-        if any(other.unloading for other in others):
+        if model.unloading or any(other.unloading for other in others):
             self._short.add(model.name)  # and looked at again when they are gone
         elif room.never or model.serves:
             for record in map(model.record, versions):

@@ -7,9 +7,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
@@ -214,6 +215,25 @@ def test_a_request_waits_again_if_what_it_waited_for_is_unloaded_before_it_has_i
     assert world.manager.stop(WAIT)
 
 
+def test_a_model_that_is_just_closed_is_no_obstacle_to_itself(tmp_path: Path) -> None:
+    world = World(tmp_path, memory_budget=1000)
+    begun, gate = close_gate(world)
+    world.put("m", 1, config="{memory_bytes: 600, idle_unload_seconds: 0.05}")
+    world.settle()
+    assert begun.wait(WAIT)
+    world.put("m", 2, config="{memory_bytes: 600, idle_unload_seconds: 100}")
+    former = world.root / "m" / "1"
+    source = world.sources["m"]
+    world.sources["m"] = replace(source, available={**source.versions, 1: former})
+    world.aspire()
+    answers = world.submit("m")
+    assert answers.empty()
+    gate.set()
+    answer = answers.get(timeout=WAIT)
+    assert isinstance(answer, Response), answer
+    assert world.manager.stop(WAIT)
+
+
 # -- what the repository does not have ---------------------------------------------------------------------------
 
 
@@ -341,6 +361,28 @@ def test_files_that_changed_during_a_load_are_read_again_only_when_they_are_what
     same.set()
     world.until(lambda: world.states() == {"m/1": "READY"})
     assert len(world.backend.loaded) == 2
+
+
+def test_a_model_that_is_forgotten_is_not_tried_again(explicit: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "RETRY", 0.01)
+    explicit.put("given", 1)
+    seen: SimpleQueue[int] = SimpleQueue()
+    answers = iter((False, False))
+
+    def unchanged(version: int) -> bool:
+        seen.put(version)
+        return next(answers, True)
+
+    given = replace(explicit.sources.pop("given"), unchanged=unchanged)
+    explicit.settle()
+    with pytest.raises(InvalidArgument, match="its files changed while it was loaded"):
+        explicit.manager.load("given", given)
+    for _ in range(3):
+        seen.get(timeout=WAIT)
+    with suppress(Empty):  # the fourth look would be that of another load
+        seen.get(timeout=0.2)
+    assert explicit.states() == {}
+    assert len(explicit.backend.loaded) == 1
 
 
 def test_a_pin_that_fails_changes_nothing(world: World) -> None:

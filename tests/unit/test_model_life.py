@@ -197,6 +197,7 @@ def test_an_unload_during_a_load_wins_and_leaves_nothing(tmp_path: Path) -> None
     gate.set()
     unloading.join(WAIT)
     assert str(outcome.get(timeout=WAIT)) == "model 'm' was unloaded before it was loaded"
+    world.until_closed(1)
     assert [model.times_closed for model in world.backend.loaded] == [1]
     assert world.manager.stop(WAIT)
 
