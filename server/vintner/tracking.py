@@ -36,7 +36,7 @@ from vintner.repository import (
     read_config,
     source_or_fault,
 )
-from vintner.settling import Record, Rules, Sight, accept, observe
+from vintner.settling import Record, Rules, Sight, observe
 
 logger = logging.getLogger(__name__)
 
@@ -152,8 +152,9 @@ class Repository:
     def scan(self, now: float, settle: bool = True) -> Scan:
         """What there is at `now`, of a clock that only goes forward.
 
-        Without `settle` everything is taken as it is, and a file that gives models but cannot be read is an error; with
-        it, what that file said before still holds. What did not change is the same object as in the last scan.
+        Without `settle` nothing is waited for: what is being uploaded, or lacks a required marker, is not there, the
+        rest is taken as it is, and a file that gives models but cannot be read is an error; with it, what that file
+        said before still holds. What did not change is the same object as in the last scan.
         Raises ConfigError as `repository.scan`, and then knows what it knew before.
         """
         by_root = {root: self._places(root) for root in distinct_roots(self.roots)}
@@ -185,7 +186,7 @@ class Repository:
         kept: dict[_Key, Outcome | Unsettled] = {}
         for key, followed in before.items():
             outcome = followed.outcome
-            if key in found or key[1] or not isinstance(outcome, ModelSource) or outcome.name in names:
+            if key in found or key[1] or not isinstance(outcome, ModelSource | Fault) or outcome.name in names:
                 continue
             followed.gone = now if followed.gone is None else followed.gone
             if settle and now < followed.gone + self._rules.settle_seconds:
@@ -223,7 +224,7 @@ class Repository:
         try:
             listing = read_listing(place.directory, place.links)
         except OSError as exc:
-            return self._unreadable(place, naming, followed, f"cannot read {exc.filename}: {exc.strerror}")
+            return self._unreadable(place, naming, followed, exc)
         if followed.rests_on(listing, naming) and followed.outcome is not None and settle:
             return followed.outcome
         followed.listing = (listing, naming)
@@ -235,13 +236,15 @@ class Repository:
         lost = {n: path for n, path in followed.numbers.items() if contents.versions.get(n) != path}
         self._observe(followed, contents, lost, listing.device, now, settle, naming.shown(place))
         lost = {n: path for n, path in lost.items() if path in followed.versions}
-        return self._conclude(place, naming, followed, {**contents.versions, **lost})
+        return self._conclude(place, naming, followed, {**contents.versions, **lost}, settle)
 
-    def _unreadable(self, place: Place, naming: Naming, followed: _Followed, trouble: str) -> Outcome | Unsettled:
+    def _unreadable(self, place: Place, naming: Naming, followed: _Followed, error: OSError) -> Outcome | Unsettled:
         """Keeps what there was: a disk may be away for a moment."""
+        trouble = f"cannot read {error.filename}: {error.strerror}"
         if followed.outcome is None or isinstance(followed.outcome, Unsettled):
             return followed.fault(naming.shown(place), trouble)
-        if trouble != followed.trouble:
+        removed = isinstance(error, FileNotFoundError)  # while it was being looked at, which the next look will tell
+        if trouble != followed.trouble and not removed:
             logger.warning("model '%s' stays as it was: %s", followed.outcome.name, trouble)
         followed.trouble = trouble
         return followed.outcome
@@ -259,12 +262,14 @@ class Repository:
         """`lost` are versions that were there at the last look: that one is gone is a change too, and may be half of a
         replacement."""
         wall = None if self._is_remote(device) else self._wall_clock()
+        version_rules = self._rules if settle else replace(self._rules, settle_seconds=0.0)
         # A marker is for versions; a configuration is small, and mostly written at once.
-        config_rules = Rules(self._rules.settle_seconds)
+        config_rules = Rules(version_rules.settle_seconds)
 
         def step(before: Record | None, sight: Sight, rules: Rules, what: str) -> Record:
-            after = observe(before, sight, now, wall, rules) if settle else accept(sight, now)
-            if after.reason and (before is None or after.reason != before.reason):
+            after = observe(before, sight, now, wall, rules)
+            there = sight.signature and sight.signature != GONE  # or the reason is none that an operator could see
+            if there and after.reason and (before is None or after.reason != before.reason):
                 logger.info("model '%s': %s is not taken yet: %s", name, what, after.reason)
             return after
 
@@ -272,7 +277,7 @@ class Repository:
         sights = [(number, path, contents.sights[number]) for number, path in contents.versions.items()]
         sights += [(number, path, Sight(GONE, inf, marked=True)) for number, path in lost.items()]
         records = {
-            path: step(followed.versions.get(path), sight, self._rules, f"version {number}")
+            path: step(followed.versions.get(path), sight, version_rules, f"version {number}")
             for number, path, sight in sights
         }
         followed.versions = {path: record for path, record in records.items() if record.accepted != GONE}
@@ -285,7 +290,7 @@ class Repository:
         return self._remote[device]
 
     def _conclude(
-        self, place: Place, naming: Naming, followed: _Followed, versions: Mapping[int, Path]
+        self, place: Place, naming: Naming, followed: _Followed, versions: Mapping[int, Path], settle: bool
     ) -> Outcome | Unsettled:
         config, records = followed.config, followed.versions
         assert config is not None
@@ -300,12 +305,13 @@ class Repository:
         unread = config.accepted is None or (config.reason and not isinstance(followed.outcome, ModelSource))
         if unread or not available:
             reason = config.reason or records[versions[max(versions)]].reason
-            followed.outcome = Unsettled(followed.name or naming.shown(place), reason)
+            shown = naming.shown(place)
+            followed.outcome = Unsettled(followed.name or shown, reason) if settle else followed.fault(shown, reason)
         else:
             try:
                 parsed = followed.read(place.directory, naming)
             except OSError as exc:
-                return self._unreadable(place, naming, followed, f"cannot read {exc.filename}: {exc.strerror}")
+                return self._unreadable(place, naming, followed, exc)
             signatures = {number: accepted[number] for number in available}
             build = partial(self._make, place, naming, parsed, available, signatures)
             outcome = source_or_fault(build, place, naming)

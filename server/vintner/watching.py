@@ -65,8 +65,8 @@ class Watcher:
         self._thread.start()
 
     def refresh(self) -> Scan:
-        """Looks now, takes everything as it is and hands it on, whether it is new or not. Raises ConfigError for a
-        repository that cannot be read. Threads: any."""
+        """Looks now, waits for nothing to rest, and hands on what there is, whether it is new or not. Raises
+        ConfigError for a repository that cannot be read. Threads: any."""
         return self._look(settle=False)
 
     def stop(self) -> None:

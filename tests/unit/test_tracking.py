@@ -3,6 +3,7 @@ says so."""
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from vintner.backend import Backends
 from vintner.errors import ConfigError
 from vintner.mounts import Mount
 from vintner.repository import Scan, scan
+from vintner.settling import UNMARKED
 from vintner.tracking import Repository
 
 SETTLE = 1.0
@@ -242,6 +244,47 @@ def test_what_is_removed_and_written_again_is_replaced_and_never_missed(world: W
     assert all(after.models[name].signatures != before.models[name].signatures for name in "mn")
 
 
+def test_what_is_not_taken_yet_is_told_once_and_what_is_gone_or_never_was_there_is_not(world: World, caplog) -> None:
+    caplog.set_level("INFO")
+    write_model(world.root / "m" / "1")
+    write_model(world.root / "m" / "2")
+    world.look()
+    world.rest()
+    shutil.rmtree(world.root / "m" / "2")
+    world.rest()
+    waits = "is not taken yet: its files are still being written"
+    assert [record.message for record in caplog.records] == [
+        f"model 'm': version 1 {waits}",
+        f"model 'm': version 2 {waits}",
+    ]
+
+
+def test_a_model_that_goes_while_it_is_looked_at_is_no_trouble(world: World, monkeypatch, caplog) -> None:
+    write_model(world.root / "m" / "1")
+    before = world.rest()
+    with monkeypatch.context() as patch:
+        refuse(patch, world.root / "m" / "1", errno.ENOENT)
+        assert world.look() == before
+    assert not caplog.records
+
+
+def test_a_model_whose_configuration_is_wrong_is_replaced_without_a_gap_too(world: World) -> None:
+    """What is served of it goes on, and must not go when its directory does, which is about to be written again."""
+    write_model(world.root / "m" / "1")
+    world.rest()
+    (world.root / "m" / "config.yaml").write_text("nam: m")
+    broken = world.rest()
+    assert list(broken.faults) == ["m"]
+    shutil.rmtree(world.root / "m")
+    assert world.look() == broken
+    write_model(world.root / "m" / "1")
+    assert list(world.look().unsettled) == ["m"]
+    assert numbers(world.look(SETTLE)) == {"m": [1]}
+    shutil.rmtree(world.root / "m")
+    world.look()
+    assert world.look(SETTLE) == Scan({}, {}, {})
+
+
 def test_without_settling_what_is_gone_goes_at_once(world: World) -> None:
     for version in (1, 2):
         write_model(world.root / "m" / str(version))
@@ -362,11 +405,34 @@ def test_where_markers_are_required_nothing_is_taken_without_one(tmp_path: Path,
     assert world.rest().models["m"].signatures != found.models["m"].signatures
 
 
-def test_without_settling_even_the_unmarked_is_taken(tmp_path: Path) -> None:
+def test_without_settling_too_nothing_is_taken_without_a_marker_that_is_required(tmp_path: Path) -> None:
+    """Where the repository is not watched, nobody waits either; but half a version must not be served there."""
     world = World(tmp_path, require_ready_marker=True)
-    write_model(tmp_path / "m" / "1")
-    assert numbers(world.look(settle=False)) == {"m": [1]}
-    assert numbers(world.rest()) == {"m": [1]}
+    for version in (1, 2):
+        write_model(tmp_path / "m" / str(version))
+    write_model(tmp_path / "n" / "1")
+    (tmp_path / "m" / "1" / ".ready").touch()
+    found = world.look(settle=False)
+    assert numbers(found) == {"m": [1]}
+    assert found.faults == {"n": UNMARKED}
+    for place in ("n/1", "m/2"):
+        (tmp_path / place / "weights.part").touch()
+        (tmp_path / place / ".ready").touch()
+    assert numbers(world.look(settle=False)) == {"m": [1, 2], "n": [1]}  # they were marked after all else
+
+
+def test_without_settling_an_unfinished_upload_is_not_there(world: World) -> None:
+    for version in (1, 2):
+        write_model(world.root / "m" / str(version))
+    write_model(world.root / "n" / "1")
+    for place in ("m/2", "n/1"):
+        (world.root / place / "weights.part").touch()
+    found = world.look(settle=False)
+    assert numbers(found) == {"m": [1]}
+    assert found.faults == {"n": "weights.part is still being uploaded"}
+    for place in ("m/2", "n/1"):
+        (world.root / place / "weights.part").unlink()
+    assert numbers(world.look(settle=False)) == {"m": [1, 2], "n": [1]}
 
 
 def test_a_switch_of_the_data_link_is_a_change_of_what_is_behind_it(world: World) -> None:
@@ -416,12 +482,12 @@ def test_a_root_is_judged_anew_while_it_has_no_model(tmp_path: Path) -> None:
     assert numbers(world.rest()) == {"m": [3]}
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+def refuse(monkeypatch: pytest.MonkeyPatch, directory: Path, number: int = errno.EIO) -> None:
     listing = os.scandir
 
     def scandir(path: str | Path):
         if Path(path) == directory:
-            raise OSError(5, "Input/output error", str(path))
+            raise OSError(number, os.strerror(number), str(path))
         return listing(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
