@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Final
 
 from vintner.alarms import Alarm, AlarmClock
-from vintner.errors import Cancelled, DeadlineExceeded, ModelNotReady, QueueFull, VintnerError
+from vintner.errors import Cancelled, DeadlineExceeded, ModelNotReady, QueueFull, Stopping, VintnerError
 from vintner.model_config import QueueConfig
 from vintner.types import Request
 
@@ -58,6 +58,7 @@ class Parking:
         self._patience = patience
         self._lock = Lock()
         self._waiting: dict[str, tuple[int, int]] = {}  # requests and bytes, by model
+        self._parked: set[_Parked] = set()
 
     def park(
         self,
@@ -81,6 +82,16 @@ class Parking:
             request.cancellation.on_cancel(lambda: self._give_up(parked, cancelled))
         return lambda: self._resume(parked)
 
+    def clear(self, at: float) -> None:
+        """Has all that still wait at that time, of `time.monotonic`, told that the server is stopping."""
+        self._alarms.set(at, self._refuse_all)
+
+    def _refuse_all(self) -> None:
+        with self._lock:
+            parked = list(self._parked)
+        for each in parked:
+            self._give_up(each, Stopping(f"the server is stopping, and model '{each.name}' is not loaded"))
+
     def _end(self, request: Request, since: float) -> tuple[float, VintnerError]:
         """When a request has waited long enough, and what it is told then."""
         name, at = request.model_name, since + self._patience
@@ -96,12 +107,14 @@ class Parking:
                     f"Exceeds maximum queue size: {requests} requests wait for model '{parked.name}' to load already"
                 )
             self._waiting[parked.name] = requests + 1, size + parked.size
+            self._parked.add(parked)
 
     def _leave(self, parked: _Parked) -> _Ways | None:
         ways = parked.leave()
         if ways is None:
             return None
         with self._lock:
+            self._parked.discard(parked)
             requests, size = self._waiting[parked.name]
             if requests == 1:
                 del self._waiting[parked.name]

@@ -101,6 +101,10 @@ class Service:
         """Turns readiness false. Requests are still served."""
         self._stopping = True
 
+    def refuse_waiting(self, at: float) -> None:
+        """Has the requests answered that still wait for a model to be loaded at that time, of `time.monotonic`."""
+        self._parking.clear(at)
+
     def check_model(self, name: str, version: str = "") -> None:
         """Raises NotFound for an unknown model or version, ModelNotReady with the reason for one that is not ready.
 

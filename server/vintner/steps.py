@@ -30,6 +30,7 @@ from vintner.ovms_mapping import with_names
 from vintner.reclaiming import Reclaimer
 from vintner.repository import ModelSource
 from vintner.servable import Servable
+from vintner.settling import WRITTEN
 from vintner.turns import Threads
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,8 @@ class Steps:
     def _note(self, model: ManagedModel) -> None:
         """Tells whoever waits how far a model is. Needs the lock."""
         short = model.name in self._short
-        due = bool(model.unsettled) or model.loading or short or model.returning
+        # What waits for a marker or the rest of an upload may wait for ever.
+        due = model.unsettled == WRITTEN or model.loading or short or model.returning
         if due:
             self.busy.add(model.name)
         else:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_backend import fake_model, write_model
 from held_backend import HOLD, held, held_loads
-from infer_calls import PROTOCOLS, Background, Inference, answer, wait_until
+from infer_calls import PROTOCOLS, Background, Inference, answer, refuse, wait_until
 from model_builders import openvino_mlp, openvino_scaling
 from repository_calls import answering, index, loads, wait_for
 from running_server import RunningServer
@@ -20,6 +20,8 @@ Start = Callable[..., RunningServer]
 WAIT = 30.0
 M = Inference(model="m")
 MODEL = fake_model(shape=(-1, 2))
+DRAIN = "--drain-seconds=0.7"
+"""Nothing shows how many requests wait for a load; those that come late are let in so."""
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_what_is_kept_of_compiled_models_survives_kills_at_any_moment(tmp_path: 
     openvino_mlp(root / "m" / "2", 4, 1024, 1024, 1024, 4)
     (root / "m" / "config.yaml").write_text("load: on_demand\n")
     before = files_of(root)
-    for pause in (0.0, 0.03, 0.1):
+    for pause in (0.0, 0.05):
         server = start(root, f"--cache-dir={cache}")
         asked = Background(answering, server)
         wait_for(server, "m/2", "LOADING", "loading for")
@@ -110,18 +112,30 @@ def test_a_server_that_is_asked_to_end_while_it_loads_ends_with_zero(root: Path,
 def test_requests_that_wait_for_a_load_are_answered_before_the_end(root: Path, start: Start, fails: bool) -> None:
     version = write_model(root / "m" / "1", MODEL | ({"fail": "the weights are missing"} if fails else {})).parent
     (root / "m" / "config.yaml").write_text("load: on_demand\n")
-    server = start(root)
+    server = start(root, DRAIN)
     with held_loads(version):
         calls = [Background(answer, server, protocol, M) for protocol in PROTOCOLS * 4]
         wait_for(server, "m/1", "LOADING", "loading for")
         described = Background(server.request, "GET", "/v2/models/m")
-        wait_until(lambda: all(call.is_alive() for call in calls))
+        assert all(call.is_alive() for call in calls)
         end(server)
     assert described.outcome[0] == (503 if fails else 200)
     if fails:
         assert all("the weights are missing" in str(call.outcome) for call in calls)
         calls.clear()
     check_end(server, calls)
+
+
+def test_requests_that_wait_for_a_load_that_hangs_are_refused_before_the_end(root: Path, start: Start) -> None:
+    version = write_model(root / "m" / "1", MODEL).parent
+    (root / "m" / "config.yaml").write_text("load: on_demand\n")
+    server = start(root, "--exit-timeout-seconds=1", DRAIN)
+    with held_loads(version):
+        calls = [Background(refuse, server, protocol, M, "UNAVAILABLE") for protocol in PROTOCOLS * 2]
+        wait_for(server, "m/1", "LOADING", "loading for")
+        end(server)
+        assert {call.outcome.message for call in calls} == {"the server is stopping, and model 'm' is not loaded"}
+        assert server.process.wait(WAIT) == 1, "the load was given up"
 
 
 def test_requests_on_a_model_that_is_being_reloaded_are_answered_before_the_end(root: Path, start: Start) -> None:
@@ -139,13 +153,13 @@ def test_requests_on_a_model_that_is_being_reloaded_are_answered_before_the_end(
 def test_requests_that_wait_for_a_reload_are_answered_before_the_end(root: Path, start: Start) -> None:
     version = write_model(root / "m" / "1", MODEL).parent
     (root / "m" / "config.yaml").write_text("resource_preserving: true\n")
-    server = start(root, "--repository-settle-seconds=0.05")
+    server = start(root, "--repository-settle-seconds=0.05", DRAIN)
     with held_loads(version):
         write_model(version, MODEL | {"changed": True})
         wait_for(server, "m/1", "LOADING", "loading for")
         calls = [Background(answer, server, protocol, M) for protocol in PROTOCOLS]
         calls.append(Background(server.request, "GET", "/v2/models/m"))
-        wait_until(lambda: all(call.is_alive() for call in calls))
+        assert all(call.is_alive() for call in calls)
         end(server)
     assert calls.pop().outcome[0] == 200
     check_end(server, calls)
