@@ -41,6 +41,18 @@ def make_repository(directory: Path, *models: str, config: str = "") -> Path:
     return directory
 
 
+def make_copies(directory: Path, model: str, count: int, config: str = "") -> Path:
+    """Writes as many models that are the same one of `MAKERS`, replacing what was there."""
+    shutil.rmtree(directory, ignore_errors=True)
+    made = MAKERS[model]()
+    for number in range(count):
+        version = directory / f"{model}-{number:03d}" / "1"
+        version.mkdir(parents=True)
+        (version.parent / "config.yaml").write_text(_CONFIG + config)
+        onnx.save(made, version / "model.onnx")
+    return directory
+
+
 def _link_minilm(version: Path) -> None:
     """The sentence embeddings, converted the first time."""
     source = _ROOT / "build" / "minilm" / "model.xml"

@@ -87,6 +87,11 @@ def batches(server: Server) -> tuple[int, int]:
     return rows, runs
 
 
+def loads(server: Server) -> int:
+    """Model versions that a Vintner has loaded so far."""
+    return _sum_samples(server.metrics, "vintner_model_loads_total")
+
+
 @contextmanager
 def _vintner(program: Sequence[str], site: Site, repository: Path, name: str, *flags: str) -> Iterator[Server]:
     ports = [f"--{kind}-port=0" for kind in ("http", "grpc", "metrics")]

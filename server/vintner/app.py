@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 SETTLED: Final = b"\0"
 """No signal has this number."""
 
+TO_ANSWER: Final = 1.0
+"""Seconds before the end at which requests that wait for a load are refused, so that the refusals can be sent."""
+
 GRPC_EXPERIMENTS = "-event_engine_listener"
 """grpc's newer listener costs a fifth of a synchronous Python server's calls (measured); read when grpc is imported."""
 
@@ -198,6 +201,7 @@ class _Server:
         logger.info("stopping: no longer ready, serving for another %g s", self._config.drain_seconds)
         time.sleep(self._config.drain_seconds)
         deadline = time.monotonic() + self._config.exit_timeout_seconds
+        self._service.refuse_waiting(deadline - min(TO_ANSWER, self._config.exit_timeout_seconds / 2))
         finished = _all_within(
             deadline,
             self._http.stop,

@@ -99,6 +99,10 @@ class Catalogue:
         router = self.routers.get(name)
         return router.remark(version) if router is not None else ""
 
+    def drop(self, name: str) -> None:
+        """Forgets the router of a model that is gone."""
+        self._routers.drop(name)
+
     def clear(self) -> None:
         """Nothing can be leased any more, and no copies are made for shadows."""
         self._models = {}

@@ -59,6 +59,14 @@ class Loaders:
                 load.lent = True
                 self._start()
 
+    def give_up(self, load: Load) -> None:
+        """Lets another load have the place of one that may never end, and `stop` not wait for it."""
+        with self._changed:
+            load.lent = True
+            self._running.discard(load)
+            self._changed.notify_all()
+            self._start()
+
     def cancel(self, load: Load) -> bool:
         """Takes back a load that has not begun. False if it has."""
         with self._changed:
@@ -68,7 +76,8 @@ class Loaders:
             return True
 
     def stop(self, timeout: float) -> bool:
-        """Begins no more, and waits for what runs. False if that took longer than `timeout` seconds."""
+        """Begins no more, and waits for what runs, unless it was given up. False if that took longer than `timeout`
+        seconds."""
         with self._changed:
             self._stopped = True
             self._queue.clear()

@@ -159,7 +159,7 @@ class Loading:
         if load not in self._under_way:
             return
         if limit is not None and seconds >= limit:
-            self._loaders.lend(load)
+            self._loaders.give_up(load)
             if self._end(load):
                 done(load, LoadError(f"it was not loaded within {limit:g} s and is given up"))
             return

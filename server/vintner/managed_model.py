@@ -115,8 +115,10 @@ class ManagedModel:
     directed: TrafficConfig | None = None
     """How requests are split, instead of what the configuration says."""
     idle_alarm: Alarm | None = None
-    waiters: list[Callable[[], None]] = field(default_factory=list)
-    """Called once, when the model can serve, or nothing more is to come."""
+    waiters: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
+    """Called once, when a version is served, "" for any, or nothing more is to come."""
+    resuming: int = 0
+    """Waiters that are being called, and have no lease yet."""
 
     # -- wanted ----------------------------------------------------------------------------------------------
 
@@ -149,8 +151,9 @@ class ManagedModel:
 
     @property
     def traffic(self) -> TrafficConfig | None:
-        """How requests are split that name no version. A pinned version gets them all."""
-        if self.source is None or self.pin is not None:
+        """How requests are split that name no version. A pinned version gets them all, once it is served."""
+        pinned = self.versions.get(self.pin) if self.pin is not None else None
+        if self.source is None or (pinned is not None and pinned.servable is not None):
             return None
         return self.directed or self.source.config.traffic
 
@@ -195,6 +198,12 @@ class ManagedModel:
     def serves(self) -> bool:
         return any(record.servable is not None for record in self.versions.values())
 
+    def serving(self, version: str) -> bool:
+        """Whether that version is served, "" for any."""
+        return any(
+            record.servable is not None and version in ("", str(number)) for number, record in self.versions.items()
+        )
+
     @property
     def loading(self) -> bool:
         """Whether something that is wanted, or nothing that is not, is on its way."""
@@ -203,6 +212,13 @@ class ManagedModel:
     @property
     def unloading(self) -> bool:
         return any(record.leaving is not None for record in self.versions.values())
+
+    @property
+    def returning(self) -> bool:
+        """Whether what is wanted can be loaded only when something has been unloaded."""
+        wanted = self.wanted
+        leaving = {number for number, record in self.versions.items() if record.leaving is not None}
+        return bool(wanted and leaving) and (self.unload_first or not leaving.isdisjoint(wanted))
 
     @property
     def resident(self) -> bool:
@@ -223,21 +239,26 @@ class ManagedModel:
     @property
     def idle_seconds(self) -> float:
         """For how long nobody has used it; 0 while somebody does, and for a model that does not serve."""
+        if self.resuming:
+            return 0.0
         served = [record.servable for record in self.versions.values() if record.servable is not None]
         return min((servable.idle_seconds for servable in served), default=0.0)
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is left of a model that is not in the repository any more."""
+        """Whether nothing is left of a model that is not in the repository: it may never have been, and sleep."""
         gone = self.latest is None and not self.fault and not self.unsettled
-        return gone and not self.resident
+        sleeps = self.asleep and self.admitted and self.source is not None
+        return gone and not self.resident and not sleeps
 
     @property
     def awaited(self) -> bool:
         """Whether a request that finds nothing to serve it may wait: what it needs is asleep or will soon be back."""
         if self.source is None or not self.admitted:
             return False
-        return self.asleep or bool(self.waiters) or (self.unload_first and (self.loading or self.unloading))
+        if self.asleep or self.waiters or self.returning:
+            return True
+        return self.unload_first and self.loading
 
     @property
     def failures(self) -> dict[int, str]:

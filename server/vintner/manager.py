@@ -51,7 +51,12 @@ class Admission:
 
 
 class AwaitLoad(ModelNotReady):
-    """The model will be there if it is waited for: see `Manager.wake`."""
+    """The model will be there if it is waited for: see `Manager.wake`. A `refusal` says why it could not be loaded when
+    that was tried last; it may be possible now."""
+
+    def __init__(self, name: str, refusal: str = "") -> None:
+        super().__init__(f"model '{name}' is not loaded{f': {refusal}' if refusal else ''}")
+        self.refusal = refusal
 
 
 class Manager:
@@ -115,10 +120,10 @@ class Manager:
                     self._missing(self._model(name)) for name in self._admission.names or () if not _knows(scan, name)
                 ]
             self._share()
-            self._aspired = True
             for model in changed:  # all under one lock: a first model must not find the others not even begun
                 if model is not None:
                     self._steps.step(model)
+            self._aspired = True  # not before: nothing holds a server up that has not begun
             self._steps.settle()  # there may be no model at all
         self._changed()
 
@@ -144,7 +149,7 @@ class Manager:
         """Makes a source the one in effect."""
         traffic = model.traffic
         if source.config.load != (model.source.config.load if model.source else "at_start"):
-            model.asleep = source.config.load == "on_demand" and not model.serves
+            model.asleep = source.config.load == "on_demand" and not model.serves and not model.waiters
         model.refusal = ""
         model.take(source)
         self._steps.reconfigure(model)
@@ -173,8 +178,9 @@ class Manager:
             return model
         if model.latest is None and not model.fault and not model.unsettled:
             return None
+        given = model.source is not model.latest  # by a client, or it is of an earlier scan
         model.latest, model.fault, model.unsettled = None, "", ""
-        if not self._admission.explicit or not model.serves:
+        if not self._admission.explicit or not (model.serves or given):
             model.take(None)
         return model
 
@@ -229,7 +235,7 @@ class Manager:
             self._steps.step(model)
             rested = self._steps.wait(name, timeout)
             failures, refusal = model.failures, model.refusal
-            unloaded = not model.admitted or self._steps.stopped
+            unloaded = not model.admitted or model.source is None or self._steps.stopped
         self._changed()
         if not rested:
             raise ModelNotReady(f"model '{name}' is still loading after {timeout:g} s")
@@ -259,7 +265,7 @@ class Manager:
             model.take(model.latest)  # what a client gave is not kept beyond this
             model.forget()
             self._steps.step(model)
-            self._lock.wait_for(lambda: model.admitted or not model.resident, timeout)
+            self._lock.wait_for(lambda: model.admitted or not model.resident or self._steps.stopped, timeout)
         self._changed()
 
     def pin(self, name: str, version: int | None, timeout: float | None = None) -> None:
@@ -275,12 +281,16 @@ class Manager:
             if version is not None and version not in model.available:
                 there = ", ".join(map(str, sorted(model.available)))
                 raise NotFound(f"model '{name}' has no version {version} to pin; there is {there}")
-            model.pin = version
+            former, model.pin = model.pin, version
             model.retry()
             self._share()
             self._steps.step(model)
             rested = self._steps.wait(name, timeout)
             failures = model.failures
+            if failures and model.pin == version is not None:
+                model.pin = former
+                self._share()
+                self._steps.step(model)
         self._changed()
         if not rested:
             raise ModelNotReady(f"model '{name}' is still loading after {timeout:g} s")
@@ -311,17 +321,19 @@ class Manager:
         if not rested:
             raise ModelNotReady(f"model '{name}' is still loading after {timeout:g} s")
 
-    def wake(self, name: str, callback: Callable[[], None]) -> None:
-        """Has a model loaded for a request. Calls back once, from a thread that may run it, when the model is there or
-        will not be."""
+    def wake(self, name: str, callback: Callable[[], None], version: str = "") -> None:
+        """Has a model loaded for a request. Calls back once, from a thread that may run it, when the version is there,
+        any for "", or will not be."""
         with self._lock:
             model = self._models.get(name)
-            if model is not None and model.awaited:
+            if model is None or self._steps.stopped:
+                self.threads.workers.submit(callback)
+            elif model.awaited:
                 model.asleep = False
-                model.waiters.append(callback)
+                model.waiters.append((version, callback))
                 self._steps.step(model)
-                return
-        self.threads.workers.submit(callback)
+            else:
+                self._steps.resume(model, callback)
 
     # -- questions -------------------------------------------------------------------------------------------
 
@@ -365,14 +377,14 @@ class Manager:
                 hint = nearest(name, self._models) if len(self._models) <= 20 else ""
                 return NotFound(f"Request for unknown model: '{name}' is not found{hint}")
             numbers = {*model.versions, *model.numbers}
-            if model.awaited and (not version or int(version) in model.numbers):
-                return AwaitLoad(f"model '{name}' is not loaded{f': {model.refusal}' if model.refusal else ''}")
+            if model.awaited and not self._steps.stopped and (not version or version in map(str, model.numbers)):
+                return AwaitLoad(name, model.refusal)
             if not numbers and (model.fault or model.unsettled):
                 return ModelNotReady(f"model '{name}' is unavailable: {model.fault or model.unsettled}")
             if not version:
                 described = model.describe() or UNLOADED
                 return ModelNotReady(f"model '{name}' has no available versions: {described}")
-            if int(version) not in numbers or version != str(int(version)):
+            if version not in map(str, numbers):
                 return NotFound(f"Request for unknown model: '{name}' version {version} is not found")
             return ModelNotReady(f"model '{name}' version {version} is not at ready state: {model.describe(version)}")
 

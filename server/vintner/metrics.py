@@ -21,7 +21,6 @@ from typing import Final, get_args
 
 from vintner import __version__
 from vintner.batching import Reason
-from vintner.cores import give_way
 from vintner.exposition import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -195,6 +194,11 @@ class CacheMetrics:
 
 PROTOCOLS: Final = ("grpc", "rest")
 
+SLICE: Final = 0.001
+"""Seconds for which a scrape keeps the interpreter to itself."""
+PAUSE: Final = 0.00005
+"""Seconds for which it lets go of it."""
+
 
 class ModelMetrics:
     """The series of one loaded model version."""
@@ -221,9 +225,14 @@ class ModelMetrics:
 
 
 def _unhurried(models: Iterable[ModelMetrics]) -> Iterator[ModelMetrics]:
-    """Lets requests go first before each: the text of 1,000 models takes 0.2 s, in slices of 5 ms if nobody asked."""
+    """Lets requests go first every millisecond: the text of 1,000 models takes 0.2 s, and the interpreter lets them
+    wait 5 ms at a time. By a sleep, for whoever yields a busy core gets it back only after all others had their share.
+    """
+    began = time.monotonic()
     for model in models:
-        give_way()
+        if time.monotonic() - began >= SLICE:
+            time.sleep(PAUSE)
+            began = time.monotonic()
         yield model
 
 

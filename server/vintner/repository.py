@@ -21,6 +21,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -239,12 +240,12 @@ def _load_spec(
 
 def bytes_of(directory: Path) -> int:
     """What the files in a directory take together; what cannot be read counts nothing."""
-    return sum(
-        os.stat(os.path.join(parent, name)).st_size
-        for parent, _, names in os.walk(directory)
-        for name in names
-        if os.path.exists(os.path.join(parent, name))
-    )
+    total = 0
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(parent, name)).st_size
+    return total
 
 
 def check_model_name(name: str) -> None:

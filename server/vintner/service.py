@@ -101,6 +101,10 @@ class Service:
         """Turns readiness false. Requests are still served."""
         self._stopping = True
 
+    def refuse_waiting(self, at: float) -> None:
+        """Has the requests answered that still wait for a model to be loaded at that time, of `time.monotonic`."""
+        self._parking.clear(at)
+
     def check_model(self, name: str, version: str = "") -> None:
         """Raises NotFound for an unknown model or version, ModelNotReady with the reason for one that is not ready.
 
@@ -180,14 +184,14 @@ class Service:
 
         `reply` is called once with the response or the error, in any thread, and perhaps before this returns. It must
         be quick and not raise. `protocol` is `grpc` or `rest`, for the metrics. A request for a model that is yet to be
-        loaded waits for that, unless it has waited already, `since` that point in time.
+        loaded waits for that; one that has waited already, `since` that point in time, not for memory again.
         """
         started = time.monotonic() if since is None else since
         try:
             servable = self._admit(request)
             router = self._manager.routers.get(request.model_name) if not request.model_version else None
         except AwaitLoad as exc:
-            if since is None:
+            if since is None or not exc.refusal:  # it may have gone again in the moment since it was there
                 self._park(request, protocol, reply, started)
             else:
                 self._reject(exc, protocol, started, reply)
@@ -230,11 +234,11 @@ class Service:
             self._reject(error, protocol, started, reply)
 
         try:
-            go_on = self._parking.park(request, self._manager.queue_limits(name), resume, refuse)
+            go_on = self._parking.park(request, self._manager.queue_limits(name), resume, refuse, started)
         except QueueFull as exc:
             refuse(exc)
         else:
-            self._manager.wake(name, go_on)
+            self._manager.wake(name, go_on, request.model_version)
 
     def infer(self, request: Request, protocol: str) -> Response:
         """As `submit`, for a caller that can wait. Raises VintnerError, or what the backend raised."""
@@ -275,7 +279,7 @@ class Service:
             raise ModelNotReady(f"model '{name}' is not loaded, and too many calls wait for models already")
         try:
             loaded = Event()
-            self._manager.wake(name, loaded.set)
+            self._manager.wake(name, loaded.set, version)
             loaded.wait(PATIENCE)
         finally:
             self._places.release()

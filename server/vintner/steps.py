@@ -20,6 +20,7 @@ from typing import Final
 from vintner.backend import close_anyway
 from vintner.catalogue import Catalogue
 from vintner.errors import OperatorError
+from vintner.lifecycle import Revision
 from vintner.loaders import Load
 from vintner.loading import FilesChanged, Loading
 from vintner.managed_model import UNLOADED, ManagedModel, VersionRecord
@@ -27,13 +28,15 @@ from vintner.memory_budget import make_room
 from vintner.metrics import Registry
 from vintner.ovms_mapping import with_names
 from vintner.reclaiming import Reclaimer
+from vintner.repository import ModelSource
 from vintner.servable import Servable
+from vintner.settling import WRITTEN
 from vintner.turns import Threads
 
 logger = logging.getLogger(__name__)
 
 RETRY: Final = 1.0
-"""Seconds after which a version is tried again whose files changed while it was loaded."""
+"""Seconds after which the files are looked at again that changed while they were loaded; then twice as long."""
 
 
 class Steps:
@@ -99,10 +102,12 @@ class Steps:
     # -- the next step ---------------------------------------------------------------------------------------
 
     def step(self, model: ManagedModel) -> None:
-        """Starts what the plan says is next for a model. Needs the lock."""
-        if self.stopped:
+        """Starts what the plan says is next for a model, unless it has been forgotten. Needs the lock."""
+        if self.stopped or self._models.get(model.name) is not model:
             return
         self._cancel_queued(model)
+        if any(record.loaded for record in model.versions.values()):
+            self._swap(model)  # what it waited for may not be wanted any more
         self._short.discard(model.name)
         step = model.plan()
         if step.load and self._has_room(model, step.load):
@@ -113,28 +118,46 @@ class Steps:
         self._note(model)
 
     def _cancel_queued(self, model: ManagedModel) -> None:
-        """Takes loads back that have not begun and are not wanted any more. Needs the lock."""
+        """Takes loads back that have not begun and are not of what is wanted by now. Needs the lock."""
         wanted = model.wanted
         for number, record in model.versions.items():
-            if record.load is not None and number not in wanted and self._loading.cancel(record.load):
+            if record.load is not None and record.tried != wanted.get(number) and self._loading.cancel(record.load):
                 record.load, record.tried = None, record.serving
 
     def _note(self, model: ManagedModel) -> None:
         """Tells whoever waits how far a model is. Needs the lock."""
-        due = bool(model.unsettled) or model.loading or model.name in self._short
-        due = due or (model.unload_first and model.unloading and bool(model.wanted))
+        short = model.name in self._short
+        # What waits for a marker or the rest of an upload may wait for ever.
+        due = model.unsettled == WRITTEN or model.loading or short or model.returning
         if due:
             self.busy.add(model.name)
         else:
             self.busy.discard(model.name)
-        if model.waiters and (model.serves or not due):
-            for callback in model.waiters:
-                self._threads.workers.submit(callback)
-            model.waiters.clear()
-        if model.empty:
+        if model.waiters:
+            over = not due or not model.admitted
+            waiters, model.waiters = model.waiters, []
+            for version, callback in waiters:
+                if over or model.serving(version):
+                    self.resume(model, callback)
+                else:
+                    model.waiters.append((version, callback))
+        if model.empty and not short:
             self._models.pop(model.name, None)
+            self._catalogue.drop(model.name)
         self.settle()
         self._lock.notify_all()
+
+    def resume(self, model: ManagedModel, callback: Callable[[], None]) -> None:
+        """Has a request go on that waited for a model, which does not count as idle until then. Needs the lock."""
+        model.resuming += 1
+        self._threads.workers.submit(self._resume, model, callback)
+
+    def _resume(self, model: ManagedModel, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        finally:
+            with self._lock:
+                model.resuming -= 1
 
     def wait(self, name: str, timeout: float | None) -> bool:
         """Waits until nothing of a model is on its way, or the server is stopped; needs the lock. False if that took
@@ -156,17 +179,25 @@ class Steps:
         record.tried = model.available[record.number]
         record.reason = ""
         urgent = bool(model.waiters) or model.serves
-        record.load = self._loading.begin(model.source, record.number, partial(self._ended, model, record), urgent)
+        done = partial(self._ended, model, record, model.source)
+        record.load = self._loading.begin(model.source, record.number, done, urgent)
 
-    def _ended(self, model: ManagedModel, record: VersionRecord, load: Load, result: Servable | BaseException) -> None:
+    def _ended(
+        self,
+        model: ManagedModel,
+        record: VersionRecord,
+        source: ModelSource,
+        load: Load,
+        result: Servable | BaseException,
+    ) -> None:
         """Takes in what came of a load."""
         if isinstance(result, Servable):
             self._loaded(model, record, result)
         else:
-            self._failed(model, record, result)
+            self._failed(model, record, source, result)
         self._changed()
 
-    def _failed(self, model: ManagedModel, record: VersionRecord, error: BaseException) -> None:
+    def _failed(self, model: ManagedModel, record: VersionRecord, source: ModelSource, error: BaseException) -> None:
         expected = isinstance(error, OperatorError)
         reason = str(error) if expected else f"{type(error).__name__}: {error}"
         what = f"model '{model.name}' version {record.number} failed to load: {reason}"
@@ -175,13 +206,34 @@ class Steps:
             record.load = None
             record.reason = reason
             self._registry.loaded(None)
+            if self.stopped:
+                return  # what there is of the model is being closed
+            if isinstance(error, FilesChanged):
+                self._look_later(model, record, source, record.tried, RETRY)
             self._swap(model)
             self.step(model)
-            if isinstance(error, FilesChanged):  # they may be again as they were when nobody looked
-                self._threads.alarms.set(time.monotonic() + RETRY, partial(self._retry, model))
 
-    def _retry(self, model: ManagedModel) -> None:
+    def _look_later(
+        self, model: ManagedModel, record: VersionRecord, source: ModelSource, tried: Revision, pause: float
+    ) -> None:
+        """Tries a version again whose files changed while it was loaded, once they are as they were: no scan may ever
+        see that they were not."""
+
+        def look() -> None:  # by a worker: the clock's thread must not wait for a disk
+            self._threads.workers.submit(self._look_again, model, record, source, tried, pause)
+
+        self._threads.alarms.set(time.monotonic() + pause, look)
+
+    def _look_again(
+        self, model: ManagedModel, record: VersionRecord, source: ModelSource, tried: Revision, pause: float
+    ) -> None:
+        unchanged = source.unchanged(record.number)
         with self._lock:
+            if self.stopped or record.tried != tried or record.number not in model.failures:
+                return  # it was changed for good, or is not wanted any more
+            if not unchanged:
+                self._look_later(model, record, source, tried, 2 * pause)
+                return
             model.retry()
             self.step(model)
         self._changed()
@@ -229,6 +281,8 @@ class Steps:
 
     def publish(self, model: ManagedModel) -> None:
         """Publishes what is served of a model. Needs the lock."""
+        if self.stopped:
+            return
         served = {number: record.servable for number, record in model.versions.items() if record.servable is not None}
         revisions = {number: model.versions[number].serving for number in served}
         self._catalogue.publish(model.name, served, revisions, model.traffic)
@@ -309,6 +363,7 @@ class Steps:
         here, or there may be no way; then the model says so. Needs the lock."""
         if self._budget is None:
             return True
+        model.refusal = ""
         others = [other for other in self._models.values() if other is not model]
         need, beside = sum(map(model.size, versions)), model.tenant.size
         room = make_room(need, beside, self._budget, [other.tenant for other in others if other.resident])
@@ -318,13 +373,14 @@ class Steps:
         for name in room.evict or () if asked_for else ():
             logger.info("model '%s' is unloaded to make room for model '%s'", name, model.name)
             self.put_to_sleep(self._models[name])
-        if any(other.unloading for other in others):
+        if model.unloading or any(other.unloading for other in others):
             self._short.add(model.name)  # and looked at again when they are gone
         elif room.never or model.serves:
             for record in map(model.record, versions):
                 record.tried, record.reason = model.available[record.number], room.refusal
                 self._registry.loaded(None)
             logger.error("model '%s' is not loaded: %s", model.name, room.refusal)
+            self.step(model)  # with what may be left to do without them
         else:
             model.asleep, model.refusal = True, room.refusal
         return False
@@ -339,8 +395,11 @@ class Steps:
             records = [record for model in self._models.values() for record in model.versions.values()]
             servables = {one for record in records for one in (record.servable, record.loaded) if one} | self._retiring
             self._retiring.clear()
+            waiters = [callback for model in self._models.values() for _, callback in model.waiters]
             self._lock.notify_all()
         self._catalogue.clear()  # before what shadows have leases on is retired
+        for callback in waiters:
+            self._threads.workers.submit(callback)
         for servable in servables:
             servable.retire()
         drained = True

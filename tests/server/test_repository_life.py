@@ -21,10 +21,10 @@ from running_server import RunningServer
 
 Start = Callable[..., RunningServer]
 
-PIECES = 5
-STALL = 0.2
+PIECES = 3
+STALL = 0.3
 """Seconds; not long enough for a file to be taken for finished."""
-SETTLE = "--repository-settle-seconds=0.6"
+SETTLE = "--repository-settle-seconds=1.5"
 LARGE = 3_200_000
 """Numbers of FP32 that make a model of 51 MB."""
 
@@ -62,8 +62,9 @@ def test_large_models_that_are_copied_slowly_are_never_loaded_half_done(
             if file != "config.yaml":
                 copies.append(root / "m" / "2" / Path(file).name)
             write_in_pieces((large.parent / file).read_bytes(), *copies)
-            assert answering(server) == (200, "1", 2.0) or file == order[2]
-            assert index(server)["new/"][0] == "LOADING"
+            if file != order[2]:
+                assert answering(server) == (200, "1", 2.0)
+                assert index(server)["new/"][0] == "LOADING"
         wait_for(server, "m/2", "READY")
         wait_for(server, "new/1", "READY")
         all_answered()

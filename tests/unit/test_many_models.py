@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_backend import FakeBackend, fake_model, write_model
@@ -75,12 +77,18 @@ def test_room_is_found_without_a_look_at_files(tmp_path: Path, monkeypatch: pyte
     world.manager.stop(WAIT)
 
 
-def test_a_scrape_gives_way_before_each_model(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("step", "least", "most"), [(0.0, 0, 0), (metrics.SLICE, MODELS, 20 * MODELS)])
+def test_a_scrape_pauses_whenever_a_slice_of_time_is_over(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: float, least: int, most: int
+) -> None:
     world.settle()
-    ways = Counter[str]()
-    monkeypatch.setattr(metrics, "give_way", lambda: ways.update(["way"]))
+    clock = itertools.count()
+    pauses = Counter[float]()
+    monkeypatch.setattr(
+        metrics, "time", SimpleNamespace(monotonic=lambda: next(clock) * step, sleep=lambda s: pauses.update([s]))
+    )
     world.manager.registry.render()
-    assert ways["way"] >= MODELS
+    assert least <= pauses[metrics.PAUSE] <= most
     world.manager.stop(WAIT)
 
 

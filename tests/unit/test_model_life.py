@@ -4,92 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import numpy as np
 import pytest
-from fake_backend import FakeBackend, fake_model, write_model
-from vintner.backend import Backends
+from model_world import WAIT, World, held
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound
-from vintner.manager import Admission, Manager
-from vintner.model_config import ModelConfig
-from vintner.repository import ModelSource, Scan
-from vintner.service import Service
-from vintner.types import Request, Response, Tensor
-
-WAIT = 10.0
-
-
-class World:
-    """Models by name, version and revision, a manager over them and a service. A revision is a document's file."""
-
-    def __init__(self, root: Path, **options: Any) -> None:
-        self.root = root
-        self.backend = FakeBackend()
-        self.manager = Manager(Backends(made={"fake": self.backend}), **options)
-        self.service = Service(self.manager)
-        self.sources: dict[str, ModelSource] = {}
-        self.faults: dict[str, str] = {}
-        self.manager.subscribe(self._tell)
-        self._changed = threading.Condition()
-
-    def _tell(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-
-    def until(self, condition: Callable[[], object]) -> None:
-        """Waits for what a change of the manager's state brings about."""
-        with self._changed:
-            assert self._changed.wait_for(condition, WAIT), self.states()
-
-    def put(self, name: str, *versions: int, config: str = "", bad: bool = False, size: int = 0) -> None:
-        """Writes versions, all of them wanted, with new files."""
-        paths = {version: self.root / name / str(version) for version in versions}
-        for path in paths.values():
-            write_model(path, {**fake_model(), **({"fail": "it is bad"} if bad else {}), "padding": "x" * size})
-        stamp = time.monotonic_ns()
-        settings = ModelConfig.model_validate(eval_yaml(config))
-        former = self.sources.get(name)
-        signatures = dict(former.signatures) if former else {}
-        signatures |= dict.fromkeys(versions, stamp)
-        self.sources[name] = ModelSource(name, self.root / name, settings, paths, paths, signatures)
-
-    def configure(self, name: str, config: str) -> None:
-        self.sources[name] = replace(self.sources[name], config=ModelConfig.model_validate(eval_yaml(config)))
-
-    def aspire(self) -> None:
-        self.manager.aspire(Scan(dict(self.sources), dict(self.faults)))
-
-    def settle(self) -> None:
-        self.aspire()
-        assert self.manager.settled.wait(WAIT)
-
-    def states(self) -> dict[str, str]:
-        return {f"{entry.name}/{entry.version}": str(entry.state) for entry in self.manager.index()}
-
-    def reason(self, name: str) -> str:
-        return next(entry.reason for entry in self.manager.index() if entry.name == name)
-
-    def submit(self, name: str, **request: Any) -> SimpleQueue[Response | Exception]:
-        answers: SimpleQueue[Response | Exception] = SimpleQueue()
-        inputs = {"input": Tensor("FP32", np.ones((1, 4), np.float32))}
-        turn = self.service.submit(Request(name, "", inputs, **request), "grpc", answers.put)
-        if turn is not None:
-            turn.run()
-        return answers
-
-    def infer(self, name: str, **request: Any) -> Response | Exception:
-        return self.submit(name, **request).get(timeout=WAIT)
-
-
-def eval_yaml(text: str) -> Any:
-    import yaml
-
-    return yaml.safe_load(text) or {}
+from vintner.manager import Admission
+from vintner.types import Response
 
 
 @pytest.fixture
@@ -97,21 +22,6 @@ def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     yield made
     made.manager.stop(WAIT)
-
-
-def held(world: World, name: str) -> tuple[threading.Event, threading.Event]:
-    """Holds up loads of a model. Returns what says that one has begun, and what lets it go on."""
-    begun, gate = threading.Event(), threading.Event()
-    load = world.backend.load
-
-    def slow(spec: Any) -> Any:
-        if spec.path.parent.parent.name == name:
-            begun.set()
-            assert gate.wait(WAIT)
-        return load(spec)
-
-    world.backend.load = slow  # type: ignore[method-assign]
-    return begun, gate
 
 
 # -- reload ------------------------------------------------------------------------------------------------------
@@ -287,6 +197,7 @@ def test_an_unload_during_a_load_wins_and_leaves_nothing(tmp_path: Path) -> None
     gate.set()
     unloading.join(WAIT)
     assert str(outcome.get(timeout=WAIT)) == "model 'm' was unloaded before it was loaded"
+    world.until_closed(1)
     assert [model.times_closed for model in world.backend.loaded] == [1]
     assert world.manager.stop(WAIT)
 
@@ -458,8 +369,7 @@ def test_a_load_that_hangs_is_given_up_and_stops_no_other(tmp_path: Path) -> Non
     assert world.reason("stuck") == "it was not loaded within 0.05 s and is given up"
     gate.set()
     assert world.manager.stop(WAIT)
-    assert all(model.closed for model in world.backend.loaded), "also what came after all"
-    assert len(world.backend.loaded) == 2
+    world.until_closed(2)  # also what came after all
 
 
 def test_a_model_that_loads_says_for_how_long(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

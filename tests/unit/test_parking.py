@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from vintner.alarms import Alarm
-from vintner.errors import Cancelled, DeadlineExceeded, ModelNotReady, QueueFull
+from vintner.errors import Cancelled, DeadlineExceeded, ModelNotReady, QueueFull, Stopping
 from vintner.model_config import QueueConfig
 from vintner.parking import Parking
 from vintner.types import Cancellation, Request, Tensor
@@ -118,3 +118,19 @@ def test_of_two_who_end_a_wait_one_does() -> None:
             thread.join()
         assert len(lot.outcomes) == 1
         assert not lot.parking._waiting
+
+
+def test_all_that_wait_when_the_server_ends_are_told_so_once() -> None:
+    lot = Lot()
+    earlier, _ = lot.park(), lot.park()
+    earlier()
+    lot.parking.clear(at=3.0)
+    lot.park()
+    assert lot.outcomes == ["resumed"]
+    [end] = [alarm for alarm in lot.clock.alarms if alarm.at == 3.0]
+    for _ in range(2):
+        assert end.callback is not None
+        end.callback()
+    assert lot.outcomes[0] == "resumed"
+    assert [type(outcome) for outcome in lot.outcomes[1:]] == [Stopping, Stopping]
+    lot.park()  # their places are free

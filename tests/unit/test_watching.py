@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import Empty, Queue
+from types import SimpleNamespace
 
 import pytest
 from fake_backend import FakeBackend, write_model
@@ -308,3 +309,28 @@ def test_where_nothing_is_heard_it_looks_again_and_again(root: Path, caplog: pyt
         "changes of the models are found by looking every few seconds: inotify cannot be used: [Errno 28] inotify"
         " watch limit reached"
     ]
+
+
+@pytest.mark.parametrize("took", [0.0, 0.001, 0.05, 2.0])
+def test_looks_take_at_most_a_fifth_of_the_time_and_are_at_most_ten_a_second(root: Path, took: float) -> None:
+    """Whatever is heard. The waits are counted, not slept through."""
+    watcher = Watcher(Repository([root], Backends(made={"fake": FakeBackend()})), lambda scan: None)
+    clock, waits = [0.0], list[float]()
+
+    def look() -> None:
+        clock[0] += took
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        if len(waits) == 5:
+            watcher._stopped.set()
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vintner.watching.time", SimpleNamespace(monotonic=lambda: clock[0]))
+        patch.setattr(watcher, "_try", look)
+        patch.setattr(watcher._stopped, "wait", wait)
+        patch.setattr(watcher._woken, "wait", lambda seconds: True)
+        watcher._run()
+    assert len(waits) == 5
+    assert all(wait >= 0.1 and took <= 0.2 * (took + wait) + 1e-9 for wait in waits)
