@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
+from vintner.alarms import Alarm
 from vintner.backend import Backends, close_anyway
 from vintner.core_shares import CoreShares, divide_cores
 from vintner.errors import LoadError
@@ -107,7 +108,7 @@ class Loading:
         self._loaders = loaders
         self._alarms = threads.alarms
         self._lock = Lock()
-        self._under_way: set[Load] = set()
+        self._under_way: dict[Load, Alarm | None] = {}  # with the alarm by which it is looked after
 
     def begin(self, source: ModelSource, version: int, done: Done, urgent: bool = False) -> Load:
         """Queues a load, an urgent one before the others. `done` is called with it from a thread that may wait."""
@@ -124,7 +125,7 @@ class Loading:
 
     def _run(self, source: ModelSource, version: int, done: Done, load: Load) -> None:
         with self._lock:
-            self._under_way.add(load)
+            self._under_way[load] = None
         self._watch(source, version, done, load, FIRST_PROGRESS)
         result: Servable | BaseException
         try:
@@ -138,20 +139,26 @@ class Loading:
         elif isinstance(result, Servable):
             logger.info("%s is closed, for its load was given up", result.title)
             close_anyway(result.close, result.title)
+        del result  # an error knows this frame: a circle, which would keep the files of an upload that failed
 
     def _end(self, load: Load) -> bool:
         """True for the first who calls it."""
         with self._lock:
             first = load in self._under_way
-            self._under_way.discard(load)
-            return first
+            alarm = self._under_way.pop(load, None)
+        if alarm is not None:
+            self._alarms.cancel(alarm)  # which holds the source, and so the files of an upload
+        return first
 
     def _watch(self, source: ModelSource, version: int, done: Done, load: Load, pause: float) -> None:
         """Looks after a load when it has lasted for `pause` seconds, or when its time is over."""
         assert load.started is not None
         limit = source.config.load_timeout_seconds
         after = pause if limit is None else min(pause, limit)
-        self._alarms.set(load.started + after, partial(self._look, source, version, done, load, pause))
+        with self._lock:
+            if load in self._under_way:
+                look = partial(self._look, source, version, done, load, pause)
+                self._under_way[load] = self._alarms.set(load.started + after, look)
 
     def _look(self, source: ModelSource, version: int, done: Done, load: Load, pause: float) -> None:
         """Gives a load up, or lends its place and says that it goes on."""
