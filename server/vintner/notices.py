@@ -44,6 +44,9 @@ CHANGES: Final[list[type[FileSystemEvent]]] = [
 ]
 """Not that files are opened or closed, which looking does itself."""
 
+Identity = tuple[str, int, int]
+"""Of a directory: its real path, its file system and its inode."""
+
 
 class Notices(FileSystemEventHandler):
     """What is heard of some directories. `wake` is called for each change, from a thread of watchdog's.
@@ -55,7 +58,7 @@ class Notices(FileSystemEventHandler):
         self._wake = wake
         self._make_observer = make_observer
         self._observer: BaseObserver | None = None
-        self._heard: Sequence[object] | None = None
+        self._heard: Sequence[tuple[Identity | None, bool]] | None = None
         self.blind = ""
 
     def on_any_event(self, event: FileSystemEvent) -> None:
@@ -77,6 +80,10 @@ class Notices(FileSystemEventHandler):
         if blind and blind != self.blind:
             logger.info("changes of the models are found by looking every few seconds: %s", blind)
         self.blind = blind
+
+    def misses(self, roots: Sequence[Path]) -> bool:
+        """Whether one of the roots is another directory than the one that is listened to. Reads no more than that."""
+        return self._heard is not None and [which for which, _ in self._heard] != [_identity(root) for root in roots]
 
     def _deafness(self, root: Path, leads_out: bool) -> str:
         if root.is_symlink():
@@ -118,7 +125,7 @@ def _end(observer: BaseObserver) -> None:
         observer.join(5)
 
 
-def _identity(root: Path) -> tuple[str, int, int] | None:
+def _identity(root: Path) -> Identity | None:
     """Which directory it is now; None if there is none."""
     try:
         status = os.stat(root)

@@ -79,13 +79,20 @@ class Watcher:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._woken.wait(self._patience(time.monotonic()))
+            self._await_change()
             if self._stopped.is_set():
                 return
             self._woken.clear()  # before the look: what changes while it looks wakes it again
             began = time.monotonic()
             self._try()
             self._stopped.wait(_pause(time.monotonic() - began))
+
+    def _await_change(self) -> None:
+        """Until there may be something to see. Of a root that is renamed nothing is heard, so that is asked for."""
+        until = time.monotonic() + self._patience(time.monotonic())
+        while not self._woken.wait(min(self._poll_seconds, max(0.0, until - time.monotonic()))):
+            if time.monotonic() >= until or self._notices.misses(self._repository.roots):
+                return
 
     def _patience(self, now: float) -> float:
         period = (
