@@ -3,3 +3,9 @@
 They know the seam in `vintner.backend` and nothing else of the server. A module named like its library imports that
 library absolutely, so `vintner_backends.openvino` holds the adapter and `import openvino` the library.
 """
+
+import sys
+
+# OpenVINO tells its makers that it was imported, if this package is there. It forks a process to do so: out of a server
+# with many threads, and with the server's sockets. OpenVINO does without the package, which None says is not there.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -517,3 +517,10 @@ def test_the_first_runs_of_two_instances_do_not_wait_for_each_other(tmp_path: Pa
     path = openvino_doubling(tmp_path, shape=(1, 6))
     for _ in range(12):
         subprocess.run([sys.executable, "-c", FIRST_RUNS, str(path)], timeout=30, check=True)
+
+
+def test_the_adapter_forks_no_process() -> None:
+    """As OpenVINO does to tell its makers that it was imported. Python's end waits for the thread that would do so."""
+    code = "import os; os.register_at_fork(before=lambda: print('forked')); import vintner_backends.openvino; print(1)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.split() == ["1"]
