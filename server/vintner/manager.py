@@ -302,7 +302,8 @@ class Manager:
         """Splits a model's requests otherwise than its configuration says; None: as that says. Waits as `load`, for the
         versions that are wanted now.
 
-        Raises NotFound for a model or a version that is not there.
+        Raises NotFound for a model or a version that is not there, InvalidArgument if one that is wanted could not be
+        loaded; its requests go to the default then.
         """
         with self._lock:
             model = self._models.get(name)
@@ -317,9 +318,13 @@ class Manager:
             self._share()
             self._steps.step(model)
             rested = self._steps.wait(name, timeout)
+            failures = model.failures
         self._changed()
         if not rested:
             raise ModelNotReady(f"model '{name}' is still loading after {timeout:g} s")
+        if failures:
+            reasons = "; ".join(f"version {version}: {reason}" for version, reason in failures.items())
+            raise InvalidArgument(f"model '{name}' takes its requests elsewhere for now: {reasons}")
 
     def wake(self, name: str, callback: Callable[[], None], version: str = "") -> None:
         """Has a model loaded for a request. Calls back once, from a thread that may run it, when the version is there,
@@ -399,12 +404,14 @@ class Manager:
         remark = self._catalogue.remark(entry.name, entry.version)
         return replace(entry, reason="; ".join(filter(None, (entry.reason, remark)))) if remark else entry
 
-    def versions_by_state(self) -> dict[str, int]:
+    def versions_by_state(self) -> tuple[dict[str, int], int]:
+        """How many versions are in each state, and with how many something is wrong."""
         counts = {state.value: 0 for state in State}
-        for entry in self.index():
+        entries = self.index()
+        for entry in entries:
             if entry.state is not None:
                 counts[entry.state.value] += 1
-        return counts
+        return counts, sum(entry.failed for entry in entries)
 
     def holdups(self, strict: bool) -> Iterator[str]:
         """Why the server is not ready, in no order; nothing once all that was wanted at the start is settled, for good.

@@ -241,7 +241,7 @@ class Registry:
 
     def __init__(
         self,
-        versions_by_state: Callable[[], Mapping[str, int]] = dict,
+        versions_by_state: Callable[[], tuple[Mapping[str, int], int]] = lambda: ({}, 0),
         cache_size: Callable[[], tuple[int, int]] = lambda: (0, 0),
         others: Callable[[], Iterable[MetricFamily]] = tuple,
     ) -> None:
@@ -425,9 +425,15 @@ class Registry:
 
     def _server(self) -> Iterator[MetricFamily]:
         versions = GaugeMetricFamily("vintner_model_versions", "Model versions, by state.", labels=["state"])
-        for state, number in self._versions_by_state().items():
+        by_state, failed = self._versions_by_state()
+        for state, number in by_state.items():
             versions.add_metric([state], number)
         yield versions
+        yield GaugeMetricFamily(
+            "vintner_model_faults",
+            "Model versions that could not be loaded or changed, or do not work; not those that sleep.",
+            value=failed,
+        )
         yield CounterMetricFamily("vintner_model_loads", "Model versions loaded.", value=self.loads)
         yield CounterMetricFamily("vintner_model_load_failures", "Loads that failed.", value=self.load_failures)
         yield CounterMetricFamily("vintner_model_unloads", "Model versions unloaded.", value=self.unloads)
