@@ -54,6 +54,7 @@ def serve(config: ServerConfig) -> int:
     """Serves until SIGTERM or SIGINT, then ends the process with its code. Raises ConfigError if it cannot start."""
     logs.configure(config.log_level, config.log_format)
     memory.keep_freed_buffers()
+    memory.collect_rarely()
     wakes = _Wakes()
     server = _Server(config)
     server.start(wakes.settled)

@@ -73,6 +73,7 @@ class Service:
         self._manager = manager
         self._control = control or ModelControl(manager)
         self._reloading = Reloading(manager, refresh) if refresh is not None else None
+        self._routers = manager.routers
         self._strict = strict_readiness
         self._limit = max_concurrent_requests
         self._lock = Lock()
@@ -189,7 +190,6 @@ class Service:
         started = time.monotonic() if since is None else since
         try:
             servable = self._admit(request)
-            router = self._manager.routers.get(request.model_name) if not request.model_version else None
         except AwaitLoad as exc:
             if since is None or not exc.refusal:  # it may have gone again in the moment since it was there
                 self._park(request, protocol, reply, started)
@@ -200,22 +200,34 @@ class Service:
             self._reject(exc, protocol, started, reply)
             return None
         metrics = servable.metrics.requests[protocol]
+        if self._routers and not request.model_version:
+            reply = self._observed(request, servable, started, reply)
 
         def settle(result: Response | Exception) -> None:
             servable.release()
             with self._lock:
                 self._running -= 1
-            outcome, seconds = _outcome(result), time.monotonic() - started
-            metrics.observe(outcome, seconds)
+            metrics.observe(_outcome(result), time.monotonic() - started)
             reply(result)
-            if router is not None:
-                router.settled(request, servable, result, outcome, seconds)
 
         try:
             return servable.submit(request, settle)
         except Exception as exc:
             settle(exc)
             return None
+
+    def _observed(self, request: Request, servable: Servable, started: float, reply: Reply) -> Reply:
+        """A reply that also tells the router of the model, if it has one, of a request that named no version."""
+        router = self._routers.get(request.model_name)
+        if router is None:
+            return reply
+
+        def observed(result: Response | Exception) -> None:
+            seconds = time.monotonic() - started
+            reply(result)
+            router.settled(request, servable, result, _outcome(result), seconds)
+
+        return observed
 
     def _reject(self, error: Exception, protocol: str, started: float, reply: Reply) -> None:
         self._manager.registry.rejected[protocol].observe(_outcome(error), time.monotonic() - started)
