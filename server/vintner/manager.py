@@ -425,11 +425,15 @@ class Manager:
             yield "the model repository has not been read yet"
             return
         held_up = False
-        for name in list(self._steps.busy or (self._models if strict else ())):
-            for reason in self._holdup(name):
-                held_up = True
-                yield reason
-        self._was_ready = not held_up
+        # First those that are likely to; then all, for what was busy may have come to its end since, well or badly.
+        for names in (self._steps.busy, self._models if strict else self._steps.busy):
+            for name in list(names):
+                for reason in self._holdup(name):
+                    held_up = True
+                    yield reason
+            if held_up:
+                return
+        self._was_ready = True
 
     def _holdup(self, name: str) -> list[str]:
         """Why one model is not ready, though it is to be."""

@@ -190,6 +190,16 @@ def test_a_quick_model_does_not_make_a_server_ready_whose_others_have_not_begun(
     assert any("broken" in reason for reason in list(manager.holdups(strict=True)))
 
 
+def test_a_model_that_becomes_ready_while_it_is_looked_at_hides_no_other_that_failed(world: World) -> None:
+    write_model(world.root / "good")
+    write_model(world.root / "bad", {**fake_model(), "fail": "broken"})
+    manager = world.settle()
+    manager._steps.busy.add("good")  # as it was a moment ago
+    assert [reason for reason in manager.holdups(strict=True) if "broken" in reason]
+    manager._steps.busy.clear()
+    assert [reason for reason in manager.holdups(strict=True) if "broken" in reason]
+
+
 def test_nothing_is_ready_before_the_repository_was_read(world: World) -> None:
     assert list(world.manager.holdups(strict=False)) == ["the model repository has not been read yet"]
 
