@@ -83,7 +83,7 @@ def test_buckets_count_what_is_at_or_below_their_bounds(values: list[float]) -> 
 
 
 def test_every_series_of_the_server_is_read() -> None:
-    registry = Registry(lambda: {"READY": 1}, lambda: (2, 3))
+    registry = Registry(lambda: ({"READY": 1}, 4), lambda: (2, 3))
     registry.add(ModelMetrics('a "model"', "1", lambda: {"in_flight": 4}, lambda: [PoolState("CPU", 0, 2, 0)]))
     families = list(text_string_to_metric_families(registry.render().decode()))
     names = [family.name for family in families]
@@ -95,3 +95,4 @@ def test_every_series_of_the_server_is_read() -> None:
     )
     assert samples["vintner_instances"].value == 2
     assert samples["vintner_cache_bytes"].value == 3
+    assert samples["vintner_model_faults"].value == 4

@@ -50,16 +50,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path, monkeypatch)
 
 
-def workers() -> int:
-    return sum(thread.name.startswith(("vintner-run", "vintner-close")) for thread in threading.enumerate())
-
-
 def test_models_that_are_removed_together_share_few_threads_and_one_return_of_memory(world: World) -> None:
     world.settle()
-    before = workers()
     world.manager.aspire(Scan({}, {}))
     assert world.returned.acquire(timeout=WAIT)
-    assert workers() <= before + MOST_CLOSERS + 1  # one returns the memory
+    assert len(world.manager.threads.closers._threads) <= MOST_CLOSERS
+    assert len(world.manager.threads.workers._threads) == 1, "which returns the memory"
     assert world.manager.registry.unloads == MODELS
     assert world.manager.index() == []
     assert not world.returned.acquire(timeout=1)
