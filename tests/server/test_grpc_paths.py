@@ -152,7 +152,7 @@ def test_a_deadline_that_passes_in_the_queue_frees_the_place(
     with held(repository / "m" / "1"):
         running = call(channel, message())
         wait_until(lambda: inside(server) == 1)
-        late = [call(channel, message(), timeout=1.0) for _ in range(3)]
+        late = [call(channel, message(), timeout=3.0) for _ in range(3)]
         wait_until(lambda: queued(server) == 3)
         assert [code_of(each) for each in late] == ["DEADLINE_EXCEEDED"] * 3
         wait_until(lambda: queued(server) == 0)
