@@ -159,18 +159,31 @@ def test_a_repository_of_faults_is_served_not_ready_and_ends(start: Any, tmp_pat
 def test_a_signal_that_comes_while_a_model_loads_ends_the_server(tmp_path: Path) -> None:
     """The model's file is a pipe that nobody writes to, so its load does not end."""
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
-    os.mkfifo(tmp_path / "models" / "m" / "1" / "model.onnx")
+    pipe = tmp_path / "models" / "m" / "1" / "model.onnx"
+    os.mkfifo(pipe)
     (tmp_path / "models" / "m" / "config.yaml").write_text("backend: onnxruntime")
     log = tmp_path / "server.log"
+    ends: list[int] = []
+
+    def is_read() -> bool:
+        """Whether the server has opened the pipe; then it has an end to wait for until the test is over."""
+        try:
+            ends.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return False
+        return True
+
     ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0", "--host=127.0.0.1"]
     command = [sys.executable, "-m", "vintner", "serve", "--model-repository", str(tmp_path / "models"), *ports]
     with log.open("w") as stderr:
         process = subprocess.Popen([*command, "--exit-timeout-seconds=0.5"], stdout=stderr, stderr=stderr)
-    wait_until(lambda: "inferences over gRPC" in log.read_text())
+    wait_until(is_read)
     process.send_signal(signal.SIGTERM)
     assert process.wait(WAIT) == 1
     assert "stopping" in log.read_text()
     assert "ready http" not in log.read_text()
+    for end in ends:
+        os.close(end)
 
 
 def test_slow_uploads_do_not_hold_up_health_checks(start: Any, repository: Path) -> None:
