@@ -24,7 +24,7 @@ from vintner.backend import Backends, LoadSpec
 from vintner.errors import LoadError, VintnerError
 from vintner.manager import Admission, AwaitLoad, Manager
 from vintner.model_config import ModelConfig, TrafficConfig
-from vintner.repository import ModelSource, Scan
+from vintner.model_source import ModelSource, Scan
 from vintner.service import Service
 from vintner.types import Array, Cancellation, Request, Response, Tensor
 

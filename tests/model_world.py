@@ -16,7 +16,7 @@ from fake_backend import FakeBackend, fake_model, write_model
 from vintner.backend import Backends
 from vintner.manager import Manager
 from vintner.model_config import ModelConfig
-from vintner.repository import ModelSource, Scan
+from vintner.model_source import ModelSource, Scan
 from vintner.service import Service
 from vintner.types import Request, Response, Tensor
 

@@ -26,8 +26,8 @@ from vintner.cores import available_cores
 from vintner.errors import ConfigError
 from vintner.manager import Admission, Manager
 from vintner.model_control import ModelControl
+from vintner.model_source import Scan
 from vintner.ovms_file import OvmsFile
-from vintner.repository import Scan
 from vintner.response_cache import ResponseCache
 from vintner.service import CONTROL_THREADS, Service
 from vintner.tracking import Repository

@@ -7,20 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from vintner.lifecycle import Revision
 from vintner.model_config import TrafficConfig
 from vintner.router import Router, Routers
 from vintner.servable import Servable
 from vintner.traffic import default_version
-
-
-class _Absent:
-    """There is no such version, or no such model."""
-
-
-ABSENT: Final = _Absent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +54,15 @@ class Catalogue:
         if name in self.routers:
             self.routers[name].renew()
 
-    def lease(self, name: str, version: str, request_id: str | None) -> Servable | _Absent:
-        """A version, held loaded until its `release`; "" asks for the default.
+    def lease(self, name: str, version: str, request_id: str | None) -> Servable | None:
+        """A version, held loaded until its `release`; "" asks for the default. None if there is none.
 
         With a `request_id`, which may be "", it is for a request, which "" leaves to the model's traffic.
         """
         while True:
             published = self._models.get(name)
             if published is None:
-                return ABSENT
+                return None
             if version:
                 servable = published.versions.get(version)
             elif published.router is None or request_id is None:
@@ -78,7 +70,7 @@ class Catalogue:
             else:
                 servable = published.versions.get(published.router.choose(request_id), published.default)
             if servable is None:
-                return ABSENT
+                return None
             if servable.acquire():
                 return servable
             # It was retired since the lookup, so the map has been replaced since: look again.

@@ -21,8 +21,8 @@ from vintner.core_shares import CoreShares, divide_cores
 from vintner.errors import LoadError
 from vintner.loaders import Load, Loaders
 from vintner.model_config import ModelConfig
+from vintner.model_source import ModelSource
 from vintner.opening import open_servable
-from vintner.repository import ModelSource
 from vintner.response_cache import ResponseCache
 from vintner.servable import Servable
 from vintner.turns import Threads

@@ -15,7 +15,7 @@ from vintner.lifecycle import Held, Plan, Revision, State, plan
 from vintner.loaders import Load
 from vintner.memory_budget import Tenant
 from vintner.model_config import TrafficConfig
-from vintner.repository import ModelSource
+from vintner.model_source import ModelSource
 from vintner.servable import Servable
 
 UNLOADED = "unloaded"
@@ -206,7 +206,7 @@ class ManagedModel:
 
     @property
     def loading(self) -> bool:
-        """Whether something that is wanted, or nothing that is not, is on its way."""
+        """Whether a version is being loaded, or waits for others that are."""
         return any(record.load is not None or record.loaded is not None for record in self.versions.values())
 
     @property
@@ -258,7 +258,7 @@ class ManagedModel:
             return False
         if self.asleep or self.waiters or self.returning:
             return True
-        return self.unload_first and self.loading
+        return self.loading and (self.unload_first or self.source.config.load == "on_demand")
 
     @property
     def failures(self) -> dict[int, str]:

@@ -25,7 +25,7 @@ from vintner.loading import Loading, Opener
 from vintner.managed_model import UNLOADED, IndexEntry, ManagedModel
 from vintner.metrics import Registry
 from vintner.model_config import QueueConfig, TrafficConfig
-from vintner.repository import ModelSource, Scan
+from vintner.model_source import ModelSource, Scan, not_in_repository
 from vintner.response_cache import ResponseCache
 from vintner.router import Router
 from vintner.servable import Servable
@@ -163,7 +163,7 @@ class Manager:
             return None
         if fault and fault != model.fault:
             logger.error("model '%s' %s: %s", name, "goes on as it was" if model.serves else "is unavailable", fault)
-            self.registry.loaded(None)
+            self.registry.load_failed()
         model.fault, model.unsettled = fault, unsettled
         if not self._admission.explicit:
             model.survive()
@@ -233,12 +233,10 @@ class Manager:
             model.retry()
             self._share()
             self._steps.step(model)
-            rested = self._steps.wait(name, timeout)
+            self._wait(name, timeout)
             failures, refusal = model.failures, model.refusal
             unloaded = not model.admitted or model.source is None or self._steps.stopped
         self._changed()
-        if not rested:
-            raise ModelNotReady(f"model '{name}' is still loading after {timeout:g} s")
         if unloaded:
             raise ModelNotReady(f"model '{name}' was unloaded before it was loaded")
         if failures or refusal:
@@ -251,7 +249,7 @@ class Manager:
         if model is not None and model.fault:
             raise InvalidArgument(f"load failed for model '{name}': {model.fault}")
         if model is None or model.latest is None:
-            raise NotFound(f"failed to load '{name}', failed to poll from model repository")
+            raise not_in_repository(name)
         return model.latest
 
     def unload(self, name: str, timeout: float = UNLOAD_WAIT) -> None:
@@ -276,28 +274,20 @@ class Manager:
         then what was served before goes on.
         """
         with self._lock:
-            model = self._models.get(name)
-            if model is None or model.source is None or not model.admitted:
-                raise NotFound(f"Request for unknown model: '{name}' is not found")
-            if version is not None and version not in model.available:
-                there = ", ".join(map(str, sorted(model.available)))
-                raise NotFound(f"model '{name}' has no version {version} to pin; there is {there}")
+            model = self._served(name)
+            _check_there(model, () if version is None else (version,), "to pin")
             former, model.pin = model.pin, version
             model.retry()
             self._share()
             self._steps.step(model)
-            rested = self._steps.wait(name, timeout)
+            self._wait(name, timeout)
             failures = model.failures
             if failures and model.pin == version is not None:
                 model.pin = former
                 self._share()
                 self._steps.step(model)
         self._changed()
-        if not rested:
-            raise ModelNotReady(f"model '{name}' is still loading after {timeout:g} s")
-        if failures:
-            reasons = "; ".join(f"version {version}: {reason}" for version, reason in failures.items())
-            raise InvalidArgument(f"model '{name}' goes on as before: {reasons}")
+        _check_loaded(failures, f"model '{name}' goes on as before")
 
     def direct(self, name: str, traffic: TrafficConfig | None, timeout: float | None = None) -> None:
         """Splits a model's requests otherwise than its configuration says; None: as that says. Waits as `load`, for the
@@ -307,25 +297,29 @@ class Manager:
         loaded; its requests go to the default then.
         """
         with self._lock:
-            model = self._models.get(name)
-            if model is None or model.source is None or not model.admitted:
-                raise NotFound(f"Request for unknown model: '{name}' is not found")
-            for version in sorted(traffic.versions - model.available.keys()) if traffic is not None else ():
-                there = ", ".join(map(str, sorted(model.available)))
-                raise NotFound(f"model '{name}' has no version {version} for its traffic; there is {there}")
+            model = self._served(name)
+            _check_there(model, traffic.versions if traffic is not None else (), "for its traffic")
             model.directed = traffic
             self._catalogue.renew(name)
             self._steps.publish(model)
             self._share()
             self._steps.step(model)
-            rested = self._steps.wait(name, timeout)
+            self._wait(name, timeout)
             failures = model.failures
         self._changed()
-        if not rested:
+        _check_loaded(failures, f"model '{name}' takes its requests elsewhere for now")
+
+    def _served(self, name: str) -> ManagedModel:
+        """A model that is to be served, loaded or asleep. Needs the lock."""
+        model = self._models.get(name)
+        if model is None or model.source is None or not model.admitted:
+            raise _unknown(name)
+        return model
+
+    def _wait(self, name: str, timeout: float | None) -> None:
+        """Until nothing of a model is on its way. Needs the lock."""
+        if not self._steps.wait(name, timeout):
             raise ModelNotReady(f"model '{name}' is still loading after {timeout:g} s")
-        if failures:
-            reasons = "; ".join(f"version {version}: {reason}" for version, reason in failures.items())
-            raise InvalidArgument(f"model '{name}' takes its requests elsewhere for now: {reasons}")
 
     def wake(self, name: str, callback: Callable[[], None], version: str = "") -> None:
         """Has a model loaded for a request. Calls back once, from a thread that may run it, when the version is there,
@@ -357,9 +351,9 @@ class Manager:
         ModelNotReady for one that is known but not ready.
         """
         servable = self._catalogue.lease(name, version, request_id)
-        if isinstance(servable, Servable):
-            return servable
-        raise self._absent(name, version)
+        if servable is None:
+            raise self._absent(name, version)
+        return servable
 
     @property
     def routers(self) -> Mapping[str, Router]:
@@ -381,7 +375,7 @@ class Manager:
             model = self._models.get(name)
             if model is None:
                 hint = nearest(name, self._models) if len(self._models) <= 20 else ""
-                return NotFound(f"Request for unknown model: '{name}' is not found{hint}")
+                return _unknown(name, hint)
             numbers = {*model.versions, *model.numbers}
             if model.awaited and not self._steps.stopped and (not version or version in map(str, model.numbers)):
                 return AwaitLoad(name, model.refusal)
@@ -453,6 +447,22 @@ class Manager:
     def stop(self, timeout: float) -> bool:
         """Unloads everything, waiting up to `timeout` seconds for leases and for loads. False if that was too short."""
         return self._steps.stop(timeout)
+
+
+def _unknown(name: str, hint: str = "") -> NotFound:
+    return NotFound(f"Request for unknown model: '{name}' is not found{hint}")
+
+
+def _check_there(model: ManagedModel, versions: Collection[int], purpose: str) -> None:
+    for version in sorted(set(versions) - model.available.keys()):
+        there = ", ".join(map(str, sorted(model.available)))
+        raise NotFound(f"model '{model.name}' has no version {version} {purpose}; there is {there}")
+
+
+def _check_loaded(failures: Mapping[int, str], outcome: str) -> None:
+    if failures:
+        reasons = "; ".join(f"version {version}: {reason}" for version, reason in failures.items())
+        raise InvalidArgument(f"{outcome}: {reasons}")
 
 
 def _knows(scan: Scan, name: str) -> bool:

@@ -22,12 +22,17 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What has to be before a load: the models to `evict`; or, if these are None, the `refusal`. With `never` it cannot
-    be, whatever the other models do."""
+    """What has to be before a load: the models to `evict`, or, where that cannot help, the `refusal`. With `never`
+    there can be no room, whatever the other models do."""
 
-    evict: Sequence[str] | None = ()
+    evict: Sequence[str] = ()
     refusal: str = ""
     never: bool = False
+
+    @property
+    def free(self) -> bool:
+        """Whether the load can begin."""
+        return not self.evict and not self.refusal
 
 
 def make_room(need: int, beside: int, budget: int, tenants: Sequence[Tenant]) -> Room:
@@ -43,7 +48,7 @@ def make_room(need: int, beside: int, budget: int, tenants: Sequence[Tenant]) ->
     if missing <= 0:
         return Room(evicted)
     never = need + beside > budget
-    return Room(None, _refusal(need, beside, budget, never), never)
+    return Room((), _refusal(need, beside, budget, never), never)
 
 
 def _refusal(need: int, beside: int, budget: int, never: bool) -> str:

@@ -271,13 +271,13 @@ class Registry:
         with self._lock:
             self.unloads += 1
 
-    def loaded(self, seconds: float | None) -> None:
-        """Counts a load that took so long, or one that failed (None)."""
+    def loaded(self) -> None:
         with self._lock:
-            if seconds is None:
-                self.load_failures += 1
-            else:
-                self.loads += 1
+            self.loads += 1
+
+    def load_failed(self) -> None:
+        with self._lock:
+            self.load_failures += 1
 
     def render(self) -> bytes:
         """The Prometheus text exposition, version 0.0.4."""

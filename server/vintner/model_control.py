@@ -17,14 +17,14 @@ from vintner.errors import (
     ConfigError,
     InvalidArgument,
     ModelNotReady,
-    NotFound,
     PermissionDenied,
     QueueFull,
     Unavailable,
 )
 from vintner.model_config import TrafficConfig, parse_traffic
+from vintner.model_source import ModelSource, Scan, not_in_repository
 from vintner.overrides import read_config, reconfigured, uploaded
-from vintner.repository import ModelSource, Scan, check_model_name
+from vintner.repository import check_model_name
 from vintner.uploads import Uploads
 
 logger = logging.getLogger(__name__)
@@ -123,18 +123,13 @@ class ModelControl:
             raise Unavailable("the model repository cannot be read; the server's log has the details") from exc
 
 
-def unknown_model(name: str) -> NotFound:
-    """What a load of a model that no repository has is answered."""
-    return NotFound(f"failed to load '{name}', failed to poll from model repository")
-
-
 def _found(name: str, scan: Scan) -> ModelSource:
     if name in scan.unsettled:
         raise ModelNotReady(f"model '{name}' is not loaded yet: {scan.unsettled[name]}")
     if name in scan.faults:
         raise InvalidArgument(f"load failed for model '{name}': {scan.faults[name]}")
     if name not in scan.models:
-        raise unknown_model(name)
+        raise not_in_repository(name)
     return scan.models[name]
 
 

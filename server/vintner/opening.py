@@ -12,12 +12,13 @@ from pathlib import Path
 
 from vintner.backend import Backend, Backends, LoadedModel, LoadSpec, close_anyway
 from vintner.errors import LoadError
+from vintner.load_specs import find_model, load_specs
 from vintner.manifest import check_manifest
 from vintner.model_shapes import open_model
+from vintner.model_source import ModelSource
 from vintner.ovms_mapping import with_names
 from vintner.pools import Pool
 from vintner.rate_limiter import Claim
-from vintner.repository import ModelSource, find_model, load_specs
 from vintner.response_cache import ResponseCache
 from vintner.servable import Servable
 from vintner.turns import Threads

@@ -14,8 +14,8 @@ from typing import Any, Final
 from vintner.control_parameters import read_object
 from vintner.errors import ConfigError, InvalidArgument, nearest
 from vintner.model_config import ModelConfig, parse_model_config
+from vintner.model_source import ModelSource
 from vintner.pb import model_config_pb2
-from vintner.repository import ModelSource
 from vintner.triton_config import parse_triton_config
 from vintner.uploads import Upload
 

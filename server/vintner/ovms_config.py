@@ -49,14 +49,14 @@ ANY: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ModelList:
     """What a document asks for; the remarks are for the operator, each complete."""
 
     models: Sequence[GivenModel]
     remarks: Sequence[str]
 
 
-def parse_listing(content: bytes, directory: Path) -> Listing:
+def parse_model_list(content: bytes, directory: Path) -> ModelList:
     """Reads the content of a `config.json`; a relative `base_path` starts at `directory`.
 
     Raises ConfigError for what is not JSON, or not a list of named models.
@@ -67,7 +67,7 @@ def parse_listing(content: bytes, directory: Path) -> Listing:
     counts = Counter(str(entry["name"]) for entry in entries)
     models = [_model(entry, directory, remarks.append) for entry in entries if counts[str(entry["name"])] == 1]
     twice = (GivenModel(name, directory, problem=f"listed {n} times") for name, n in counts.items() if n > 1)
-    return Listing((*models, *twice), remarks)
+    return ModelList((*models, *twice), remarks)
 
 
 def _load(content: bytes) -> Document:

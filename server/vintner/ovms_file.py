@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vintner.errors import ConfigError
-from vintner.ovms_config import Listing, parse_listing
+from vintner.ovms_config import ModelList, parse_model_list
 from vintner.repository import GivenModel
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class OvmsFile:
         """Raises ConfigError as `read`."""
         self._path = path
         self._content: bytes | None = None
-        self._listing = Listing((), ())
+        self._list = ModelList((), ())
         self._problem = ""
         self.read()
 
@@ -41,7 +41,7 @@ class OvmsFile:
             if str(exc) != self._problem:
                 logger.error("%s; what it asked for before still holds", exc)
             self._problem = str(exc)
-            return self._listing.models
+            return self._list.models
 
     def read(self) -> Sequence[GivenModel]:
         """The same, where trouble is raised: ConfigFileMissing, or ConfigError for what the file says."""
@@ -51,11 +51,11 @@ class OvmsFile:
             raise ConfigFileMissing(f"cannot read {self._path}: {exc.strerror}") from exc
         if content != self._content:
             try:
-                self._listing = parse_listing(content, self._path.parent)
+                self._list = parse_model_list(content, self._path.parent)
             except ConfigError as exc:
                 raise ConfigError(f"{self._path}: {exc}") from exc
             self._content = content
-            for remark in self._listing.remarks:
+            for remark in self._list.remarks:
                 logger.warning("%s: %s", self._path, remark)
         self._problem = ""
-        return self._listing.models
+        return self._list.models

@@ -14,8 +14,8 @@ from vintner import ovms_view
 from vintner.errors import ConfigError, InvalidArgument, Unavailable, VintnerError
 from vintner.managed_model import IndexEntry
 from vintner.manager import Manager
+from vintner.model_source import Scan
 from vintner.ovms_file import ConfigFileMissing
-from vintner.repository import Scan
 
 PATIENCE: Final = 300.0
 """Seconds after which a reload is answered although something still loads."""

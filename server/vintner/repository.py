@@ -21,19 +21,18 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from vintner.backend import Backends, LoadSpec
-from vintner.contents import VERSION, Signature, is_directory, judge, read_listing
-from vintner.core_shares import uses_cpu
-from vintner.cores import parse_cores
+from vintner.backend import Backends
+from vintner.contents import VERSION, is_directory, judge, read_listing
 from vintner.errors import ConfigError
 from vintner.links import Links
+from vintner.load_specs import find_model, recogniser
 from vintner.model_config import ModelConfig, read_model_config
+from vintner.model_source import ModelSource, Scan
 from vintner.triton_config import read_triton_config
 
 logger = logging.getLogger(__name__)
@@ -42,53 +41,6 @@ CONFIG_READERS: Final[Mapping[str, Callable[[Path], ModelConfig]]] = {
     "config.yaml": read_model_config,
     "config.pbtxt": read_triton_config,
 }
-
-
-def _always(version: int) -> bool:
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSource:
-    """A model that ought to be served: `root` is its directory, `versions` those that its policy selects, `available`
-    all that are there.
-
-    `signatures` are of the versions that are there: equal as long as nothing changes of what one is loaded from.
-    `kept` is held for the sake of the files, which may go when nothing holds it any more.
-    """
-
-    name: str
-    root: Path
-    config: ModelConfig
-    versions: Mapping[int, Path]
-    available: Mapping[int, Path] = field(default_factory=dict)
-    signatures: Mapping[int, Hashable] = field(default_factory=dict)
-    unchanged: Callable[[int], bool] = field(default=_always, compare=False)
-    """Whether a version still has its signature; looks at the files."""
-    kept: object = None
-
-    def path(self, version: int) -> Path:
-        """Of a version that is there."""
-        return self.available[version] if version in self.available else self.versions[version]
-
-    def size(self, version: int) -> int:
-        """Bytes that a version is expected to take: `memory_bytes`, or its files for each pool."""
-        if self.config.memory_bytes is not None:
-            return self.config.memory_bytes
-        signature = self.signatures.get(version)
-        # Asked for every model at once, and under a lock: files are looked at only where nobody has done so before.
-        size = signature.size if isinstance(signature, Signature) else bytes_of(self.path(version))
-        return size * len(self.config.in_pools())
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What there is, by name; `faults` says why a model cannot even be tried, `unsettled` why one that was not known
-    before is not tried yet."""
-
-    models: Mapping[str, ModelSource]
-    faults: Mapping[str, str]
-    unsettled: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,84 +122,6 @@ def combine(found: Sequence[ModelSource | Fault], unsettled: Mapping[str, str] |
     return Scan(models, faults | twice, others)
 
 
-def find_model(source: ModelSource, version: int, backends: Backends) -> tuple[str, Path]:
-    """The backend for a version and the path that it loads. Raises ConfigError if there is none, or no telling which.
-
-    A configured `filename` decides what is loaded; it may be one that no backend would have looked for, but then the
-    backend has to be configured too.
-    """
-    directory = source.versions[version]
-    try:
-        if source.config.filename is None:
-            return backends.find(directory, source.config.backend)
-        return _find_named(directory, source.config.filename, source.config.backend, backends)
-    except OSError as exc:
-        raise ConfigError(f"cannot read {directory.name}/: {exc.strerror}") from exc
-
-
-def _find_named(directory: Path, filename: str, backend: str | None, backends: Backends) -> tuple[str, Path]:
-    path = directory / filename
-    if not path.exists():
-        raise ConfigError(f"the configured file '{filename}' is not in {directory.name}/")
-    backend = backend or _recogniser(directory, backends)
-    if backend is None:
-        raise ConfigError(f"no backend recognises '{filename}' in {directory.name}/; set `backend`")
-    return backend, path
-
-
-def load_specs(source: ModelSource, version: int, path: Path, cores: int, cache_dir: Path | None) -> Sequence[LoadSpec]:
-    """What to ask of the backend, for each pool of a version whose `path` was found.
-
-    Pools on the processor have the cores that they chose, and share what is left evenly. Each version has a directory
-    of its own below `cache_dir`, so equal file names never meet there. Raises ConfigError for cores that are not there.
-    """
-    configs = source.config.in_pools()
-    chosen = [_chosen_cores(config) for config in configs]
-    sharing = sum(not own and uses_cpu(config.device) for config, own in zip(configs, chosen, strict=True))
-    share = max(1, (cores - len(frozenset().union(*chosen))) // max(1, sharing))
-    cache = cache_dir / source.name / str(version) if cache_dir is not None else None
-    return [
-        _load_spec(config, path, min(cores, len(own)) or (share if uses_cpu(config.device) else cores), own, cache)
-        for config, own in zip(configs, chosen, strict=True)
-    ]
-
-
-def _chosen_cores(config: ModelConfig) -> frozenset[int]:
-    try:
-        return parse_cores(config.cores) if config.cores else frozenset()
-    except ConfigError as exc:
-        raise ConfigError(f"cores: {exc}") from exc
-
-
-def _load_spec(
-    config: ModelConfig, path: Path, cores: int, affinity: frozenset[int], cache_dir: Path | None
-) -> LoadSpec:
-    return LoadSpec(
-        path=path,
-        device=config.device,
-        performance_hint=config.performance_hint,
-        precision=config.precision,
-        instances=config.instances,
-        streams=config.streams,
-        threads=config.threads,
-        cores=cores,
-        affinity=affinity,
-        shapes={name: tensor.shape for name, tensor in config.inputs.items() if tensor.shape is not None},
-        cache_dir=cache_dir,
-        options=config.backend_options,
-    )
-
-
-def bytes_of(directory: Path) -> int:
-    """What the files in a directory take together; what cannot be read counts nothing."""
-    total = 0
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            with suppress(OSError):
-                total += os.stat(os.path.join(parent, name)).st_size
-    return total
-
-
 def check_model_name(name: str) -> None:
     """Raises ConfigError for a name that no model can have; all others are fine, whatever the script."""
     if name in ("", ".", "..") or re.search(r"[/\\]", name):
@@ -312,22 +186,7 @@ def _is_model(root: Path, directories: Sequence[str], backends: Backends) -> boo
     if any((root / name).exists() for name in CONFIG_READERS):
         return True
     versions = [root / name for name in directories if VERSION.fullmatch(name)]
-    return any(_recogniser(directory, backends) for directory in [*versions, root])
-
-
-def _recogniser(directory: Path, backends: Backends) -> str | None:
-    """The first backend that finds a model there, or part of one, or several."""
-    for name in backends.names:
-        try:
-            backend = backends.get(name)
-        except ConfigError:
-            continue  # it cannot be imported, which is the trouble of those models that ask for it
-        try:
-            if backend.find(directory) is not None:
-                return name
-        except ConfigError:
-            return name
-    return None
+    return any(recogniser(directory, backends) for directory in [*versions, root])
 
 
 def read_model(place: Place, naming: Naming, backends: Backends) -> ModelSource | Fault:

@@ -26,9 +26,9 @@ from vintner.loading import FilesChanged, Loading
 from vintner.managed_model import UNLOADED, ManagedModel, VersionRecord
 from vintner.memory_budget import make_room
 from vintner.metrics import Registry
+from vintner.model_source import ModelSource
 from vintner.ovms_mapping import with_names
 from vintner.reclaiming import Reclaimer
-from vintner.repository import ModelSource
 from vintner.servable import Servable
 from vintner.settling import WRITTEN
 from vintner.turns import Threads
@@ -205,7 +205,7 @@ class Steps:
         with self._lock:
             record.load = None
             record.reason = reason
-            self._registry.loaded(None)
+            self._registry.load_failed()
             if self.stopped:
                 return  # what there is of the model is being closed
             if isinstance(error, FilesChanged):
@@ -243,7 +243,7 @@ class Steps:
             stopped = self.stopped
             if not stopped:
                 record.load, record.loaded = None, servable
-                self._registry.loaded(servable.metrics.load_seconds)
+                self._registry.loaded()
                 self._swap(model)
                 self.step(model)
         if stopped:
@@ -367,10 +367,10 @@ class Steps:
         others = [other for other in self._models.values() if other is not model]
         need, beside = sum(map(model.size, versions)), model.tenant.size
         room = make_room(need, beside, self._budget, [other.tenant for other in others if other.resident])
-        if room.evict is not None and not room.evict:
+        if room.free:
             return True
         asked_for = bool(model.waiters) or self._explicit or model.serves
-        for name in room.evict or () if asked_for else ():
+        for name in room.evict if asked_for else ():
             logger.info("model '%s' is unloaded to make room for model '%s'", name, model.name)
             self.put_to_sleep(self._models[name])
         if model.unloading or any(other.unloading for other in others):
@@ -378,7 +378,7 @@ class Steps:
         elif room.never or model.serves:
             for record in map(model.record, versions):
                 record.tried, record.reason = model.available[record.number], room.refusal
-                self._registry.loaded(None)
+                self._registry.load_failed()
             logger.error("model '%s' is not loaded: %s", model.name, room.refusal)
             self.step(model)  # with what may be left to do without them
         else:

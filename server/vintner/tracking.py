@@ -21,14 +21,13 @@ from vintner.contents import Contents, Listing, judge, read_listing
 from vintner.errors import ConfigError
 from vintner.links import Links
 from vintner.model_config import ModelConfig
+from vintner.model_source import ModelSource, Scan
 from vintner.mounts import read_mounts
 from vintner.ovms_file import OvmsFile
 from vintner.repository import (
     Fault,
-    ModelSource,
     Naming,
     Place,
-    Scan,
     combine,
     distinct_roots,
     find_places,

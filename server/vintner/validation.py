@@ -14,8 +14,9 @@ from vintner.backend import Backends
 from vintner.cores import available_cores
 from vintner.errors import OperatorError
 from vintner.model_config import ModelConfig
+from vintner.model_source import ModelSource
 from vintner.opening import open_servable
-from vintner.repository import ModelSource, scan
+from vintner.repository import scan
 from vintner.types import TensorSpec
 
 

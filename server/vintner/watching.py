@@ -13,8 +13,8 @@ from math import inf
 from threading import Event, Lock, Thread
 
 from vintner.errors import OperatorError
+from vintner.model_source import Scan
 from vintner.notices import Notices
-from vintner.repository import Scan
 from vintner.tracking import Repository
 
 logger = logging.getLogger(__name__)

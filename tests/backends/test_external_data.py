@@ -84,9 +84,12 @@ def version(tmp_path: Path) -> Path:
 def test_weights_in_the_versions_directory_are_loaded(
     backend: Backend, version: Path, make: Graph, location: str
 ) -> None:
+    spec = LoadSpec(save_onnx(version, make(location)), precision="f32")
     if make is in_a_branch and location == "inside.bin" and isinstance(backend, OnnxRuntimeBackend):
-        pytest.skip("ONNX Runtime follows no links from branches at all")
-    model = backend.load(LoadSpec(save_onnx(version, make(location)), precision="f32"))
+        with pytest.raises(LoadError):  # it follows no links from branches at all
+            backend.load(spec)
+        return
+    model = backend.load(spec)
     [y] = model.instances[0].run({"x": np.ones((1, 400), np.float32)}).values()
     np.testing.assert_allclose(y[0], WEIGHTS + 1)
     model.close()

@@ -22,7 +22,7 @@ import numpy as np
 from vintner.backend import Backends
 from vintner.model_config import parse_model_config
 from vintner.opening import open_servable
-from vintner.repository import ModelSource
+from vintner.model_source import ModelSource
 from vintner.turns import Threads
 from vintner.types import Request, Tensor
 

@@ -19,8 +19,9 @@ from fake_backend import INPUT, OUTPUT, FakeBackend, FakeModel, fake_model, writ
 from vintner.backend import Backends, LoadSpec
 from vintner.errors import BackendError, ModelNotReady
 from vintner.manager import Manager
+from vintner.model_source import Scan
 from vintner.pools import BRIEF
-from vintner.repository import Scan, scan
+from vintner.repository import scan
 from vintner.service import Service
 from vintner.types import Array, Request, Response, Tensor
 

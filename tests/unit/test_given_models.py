@@ -11,8 +11,8 @@ import pytest
 from fake_backend import FakeBackend, write_model
 from vintner.backend import Backends
 from vintner.errors import ConfigError
+from vintner.model_source import Scan
 from vintner.ovms_file import OvmsFile
-from vintner.repository import Scan
 from vintner.tracking import Repository
 
 LATER = 1000.0

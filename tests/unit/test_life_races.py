@@ -20,7 +20,7 @@ from vintner import steps
 from vintner.backend import LoadSpec
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound, Unavailable
 from vintner.manager import Admission
-from vintner.repository import Scan
+from vintner.model_source import Scan
 from vintner.turns import Threads
 from vintner.types import Response
 
@@ -102,6 +102,21 @@ def close_gate(world: World) -> tuple[threading.Event, threading.Event]:
 # -- unloading and wanted again ----------------------------------------------------------------------------------
 
 
+def second_held(world: World) -> tuple[threading.Event, threading.Event]:
+    """Holds up loads of version 2. Returns what says that one has begun, and what lets it go on."""
+    begun, gate = threading.Event(), threading.Event()
+    load = world.backend.load
+
+    def gated(spec: LoadSpec) -> FakeModel:
+        if spec.path.parent.name == "2":
+            begun.set()
+            assert gate.wait(WAIT)
+        return load(spec)
+
+    world.backend.load = gated  # type: ignore[method-assign]
+    return begun, gate
+
+
 def test_a_request_that_comes_while_an_idle_model_is_closed_waits_for_its_return(world: World) -> None:
     begun, gate = close_gate(world)
     world.put("m", 1, config="idle_unload_seconds: 0.05")
@@ -171,16 +186,7 @@ def test_requests_for_a_model_that_becomes_on_demand_while_it_loads_for_them_are
 def test_a_request_that_names_a_version_waits_for_that_one(world: World) -> None:
     world.put("m", 1, 2, config="{load: on_demand, version_policy: all}")
     world.settle()
-    begun, gate = threading.Event(), threading.Event()
-    load = world.backend.load
-
-    def gated(spec: LoadSpec) -> FakeModel:
-        if spec.path.parent.name == "2":
-            begun.set()
-            assert gate.wait(WAIT)
-        return load(spec)
-
-    world.backend.load = gated  # type: ignore[method-assign]
+    begun, gate = second_held(world)
     any_version = world.submit("m")
     second = world.submit("m", version="2")
     first = any_version.get(timeout=WAIT)
@@ -192,6 +198,18 @@ def test_a_request_that_names_a_version_waits_for_that_one(world: World) -> None
     answer = second.get(timeout=WAIT)
     assert isinstance(answer, Response), answer
     assert answer.model_version == "2"
+
+
+def test_a_request_for_a_version_that_loads_waits_though_another_is_ready_and_nobody_waits_yet(world: World) -> None:
+    world.put("m", 1, 2, config="{load: on_demand, version_policy: all}")
+    world.settle()
+    begun, gate = second_held(world)
+    assert isinstance(world.infer("m"), Response)
+    assert begun.wait(WAIT)
+    second = world.submit("m", version="2")
+    assert second.empty()
+    gate.set()
+    assert isinstance(second.get(timeout=WAIT), Response)
 
 
 def test_a_request_waits_again_if_what_it_waited_for_is_unloaded_before_it_has_it(tmp_path: Path) -> None:
@@ -453,16 +471,7 @@ def test_a_load_that_fails_after_the_end_closes_nothing_twice_and_publishes_noth
     world = World(tmp_path)
     world.put("m", 1, config="version_policy: all")
     world.settle()
-    begun, gate = threading.Event(), threading.Event()
-    load = world.backend.load
-
-    def gated(spec: LoadSpec) -> FakeModel:
-        if spec.path.parent.name == "2":
-            begun.set()
-            assert gate.wait(WAIT)
-        return load(spec)
-
-    world.backend.load = gated  # type: ignore[method-assign]
+    begun, gate = second_held(world)
     world.put("m", 2, bad=True)
     bad = world.sources["m"]
     world.put("m", 1, config="version_policy: all")
@@ -571,14 +580,13 @@ def test_a_version_of_thousands_of_digits_is_not_found(world: World) -> None:
 
 
 def test_files_that_go_while_they_are_counted_count_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vintner import repository
+    from vintner import model_source
 
     (tmp_path / "gone").write_text("x")
     (tmp_path / "there").write_text("xyz")
     (tmp_path / "gone").unlink()
-    monkeypatch.setattr(repository.os, "walk", lambda _: [(str(tmp_path), [], ["gone", "there"])])
-    monkeypatch.setattr(repository.os.path, "exists", lambda _: True)
-    assert repository.bytes_of(tmp_path) == 3
+    monkeypatch.setattr(model_source.os, "walk", lambda _: [(str(tmp_path), [], ["gone", "there"])])
+    assert model_source.bytes_of(tmp_path) == 3
 
 
 def test_an_empty_repository_is_no_trouble(world: World) -> None:

@@ -17,7 +17,7 @@ from vintner.errors import LoadError, NotFound, Unavailable
 from vintner.loaders import Load
 from vintner.manager import Manager
 from vintner.model_config import ModelConfig
-from vintner.repository import ModelSource, Scan
+from vintner.model_source import ModelSource, Scan
 from vintner.servable import Servable
 from vintner.turns import Threads
 

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 from fake_backend import FakeBackend, fake_model, write_model
-from vintner import metrics, repository
+from vintner import metrics, model_source
 from vintner import steps as steps_module
 from vintner.backend import Backends
 from vintner.manager import Manager
+from vintner.model_source import Scan, bytes_of
 from vintner.reclaiming import Reclaimer
-from vintner.repository import Scan, bytes_of
 from vintner.service import Service
 from vintner.tracking import Repository
 from vintner.turns import MOST_CLOSERS
@@ -66,7 +66,7 @@ def test_room_is_found_without_a_look_at_files(tmp_path: Path, monkeypatch: pyte
     world = World(tmp_path, monkeypatch)
     size = bytes_of(tmp_path / "m00" / "1")
     world.manager = Manager(world.backends, memory_budget=size * 10)
-    monkeypatch.setattr(repository, "bytes_of", None)
+    monkeypatch.setattr(model_source, "bytes_of", None)
     world.settle()
     assert {one.metrics.size for one in world.manager.ready()} == {size}
     assert len(world.manager.ready()) == 10

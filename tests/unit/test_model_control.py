@@ -26,8 +26,8 @@ from vintner.lifecycle import State
 from vintner.managed_model import IndexEntry
 from vintner.model_config import ModelConfig, TrafficConfig, VersionPolicy
 from vintner.model_control import MOST_CALLS, ControlMode, ModelControl
+from vintner.model_source import ModelSource, Scan
 from vintner.overrides import read_config
-from vintner.repository import ModelSource, Scan
 from vintner.uploads import Uploads
 
 CANARY = TrafficConfig.model_validate({"canary": {"version": 2, "percent": 5}})

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vintner.backend import Backends
 from vintner.errors import ConfigError
 from vintner.model_config import ModelConfig, VersionPolicy
-from vintner.ovms_config import KEYS, REFUSED, WITHOUT_EFFECT, Listing, parse_listing
+from vintner.ovms_config import KEYS, REFUSED, WITHOUT_EFFECT, ModelList, parse_model_list
 from vintner.ovms_file import ConfigFileMissing, OvmsFile
 from vintner.repository import GivenModel, scan
 
@@ -28,8 +28,8 @@ def document(*configs: dict[str, Any], **others: Any) -> bytes:
     return json.dumps({"model_config_list": [{"config": config} for config in configs], **others}).encode()
 
 
-def parse(*configs: dict[str, Any], **others: Any) -> Listing:
-    return parse_listing(document(*configs, **others), HERE)
+def parse(*configs: dict[str, Any], **others: Any) -> ModelList:
+    return parse_model_list(document(*configs, **others), HERE)
 
 
 def entry(**keys: Any) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def test_what_is_switched_off_is_worth_no_remark(key: str) -> None:
 )
 def test_a_document_that_is_no_list_of_models_is_refused(content: bytes, problem: str) -> None:
     with pytest.raises(ConfigError) as error:
-        parse_listing(content, HERE)
+        parse_model_list(content, HERE)
     assert problem in str(error.value)
 
 
@@ -257,7 +257,7 @@ def test_the_docs_have_a_row_for_each_key() -> None:
 
 def test_the_file_in_the_docs_is_read_without_a_problem_or_a_remark() -> None:
     (shown, *_) = re.findall(r"^```json\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
-    listing = parse_listing(shown.encode(), HERE)
+    listing = parse_model_list(shown.encode(), HERE)
     assert [(model.name, model.problem) for model in listing.models] == [("resnet", ""), ("bert", "")]
     assert not listing.remarks
 

@@ -11,9 +11,10 @@ from vintner.backend import Backends
 from vintner.errors import InvalidArgument, Unsupported
 from vintner.lifecycle import State
 from vintner.manager import IndexEntry, Manager
+from vintner.model_source import Scan
 from vintner.ovms_view import document, failures
 from vintner.reloading import Reloading, ReloadRunning
-from vintner.repository import Scan, scan
+from vintner.repository import scan
 from vintner.service import Service
 
 

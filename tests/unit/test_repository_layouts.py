@@ -10,7 +10,9 @@ from fake_backend import FakeBackend, fake_model, write_model
 from vintner.backend import Backends
 from vintner.cores import available_cores
 from vintner.errors import ConfigError
-from vintner.repository import Scan, check_model_name, find_model, load_specs, scan
+from vintner.load_specs import find_model, load_specs
+from vintner.model_source import Scan
+from vintner.repository import check_model_name, scan
 from vintner.validation import Finding, validate
 
 

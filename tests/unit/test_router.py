@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from vintner.backend import Backends
 from vintner.errors import BackendError, InvalidArgument
 from vintner.manager import Manager
-from vintner.repository import Scan, scan
+from vintner.model_source import Scan
+from vintner.repository import scan
 from vintner.router import Router
 from vintner.service import Service
 from vintner.shadow import MOST_COPIES, Shadow

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from vintner import tracking
 from vintner.backend import Backends
 from vintner.errors import ConfigError
+from vintner.model_source import Scan
 from vintner.mounts import Mount
-from vintner.repository import Scan, scan
+from vintner.repository import scan
 from vintner.settling import UNMARKED
 from vintner.tracking import Repository
 
@@ -214,13 +215,18 @@ def test_a_version_that_is_written_on_when_its_configuration_rests_is_not_there_
     assert numbers(world.look(SETTLE)) == {"m": [1]}
 
 
-def test_what_is_gone_goes_when_it_has_not_come_back_for_a_while(world: World) -> None:
+def remove_some(world: World) -> None:
+    """Removes version 2 of a model that has two, and another model, after both were there."""
     for version in (1, 2):
         write_model(world.root / "m" / str(version))
     write_model(world.root / "n" / "1")
     world.rest()
     shutil.rmtree(world.root / "m" / "2")
     shutil.rmtree(world.root / "n")
+
+
+def test_what_is_gone_goes_when_it_has_not_come_back_for_a_while(world: World) -> None:
+    remove_some(world)
     before = world.look()
     assert numbers(before) == {"m": [1, 2], "n": [1]}
     assert numbers(world.look(SETTLE)) == {"m": [1]}
@@ -286,12 +292,7 @@ def test_a_model_whose_configuration_is_wrong_is_replaced_without_a_gap_too(worl
 
 
 def test_without_settling_what_is_gone_goes_at_once(world: World) -> None:
-    for version in (1, 2):
-        write_model(world.root / "m" / str(version))
-    write_model(world.root / "n" / "1")
-    world.rest()
-    shutil.rmtree(world.root / "m" / "2")
-    shutil.rmtree(world.root / "n")
+    remove_some(world)
     assert numbers(world.look(settle=False)) == {"m": [1]}
 
 

@@ -17,9 +17,9 @@ from fake_backend import FakeBackend, write_model
 from vintner import notices
 from vintner.backend import Backends
 from vintner.errors import ConfigError
+from vintner.model_source import Scan
 from vintner.mounts import Mount
 from vintner.notices import Notices
-from vintner.repository import Scan
 from vintner.tracking import Repository
 from vintner.watching import Watcher
 
