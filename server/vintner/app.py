@@ -114,7 +114,8 @@ class _Server:
     def __init__(self, config: ServerConfig) -> None:
         os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
         from vintner.grpc_server import GrpcServer
-        from vintner.http_server import HttpFrontEnd, metrics_routes, routes
+        from vintner.http_routes import metrics_routes, routes
+        from vintner.http_server import HttpFrontEnd
         from vintner.http_transport import HttpTransport
 
         _check_control(config)

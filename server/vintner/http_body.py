@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import ClassVar, Final
 
-from vintner.errors import InvalidArgument, RequestError, TooLarge
+from vintner.errors import InvalidArgument, QueueFull, RequestError, TooLarge
 from vintner.http_transport import Environ
 
 CHUNK: Final = 1 << 20
@@ -25,6 +28,36 @@ class UnsupportedEncoding(RequestError):
     """The body is in a content coding other than gzip, deflate and identity."""
 
     status: ClassVar[int] = 415
+
+
+class Bodies:
+    """The bodies of requests that run models: how large each may be, and how many are read at the same time."""
+
+    def __init__(self, limit: int, most: int) -> None:
+        """`limit` in bytes."""
+        self.limit = limit
+        self._most = most
+        self._lock = Lock()
+        self._number = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Around the reading of one: bounds the threads that wait for what clients are slow to send, so that a health
+        check finds one. Raises QueueFull."""
+        with self._lock:
+            if self._number >= self._most:
+                raise QueueFull(f"Exceeds maximum queue size: {self._number} requests are being received already")
+            self._number += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._number -= 1
+
+    def read(self, environ: Environ) -> bytes:
+        """A whole body. Raises QueueFull, and as `read_body`."""
+        with self.one():
+            return read_body(environ, self.limit)
 
 
 def read_body(environ: Environ, limit: int) -> bytes:

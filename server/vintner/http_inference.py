@@ -1,0 +1,65 @@
+"""REST routes that run models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from vintner import http_codec as codec
+from vintner.errors import VintnerError
+from vintner.http_body import Bodies, plain_size, read_body, read_exactly
+from vintner.http_server import MODEL, Begin, Route, error_answer, route
+from vintner.http_transport import Answer, Environ
+from vintner.service import Service
+from vintner.types import Response
+
+
+class Inference:
+    """One method for each operation."""
+
+    def __init__(self, service: Service, bodies: Bodies) -> None:
+        self._service = service
+        self._bodies = bodies
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        return [route(rf"{MODEL}/infer", POST=self.infer)]
+
+    def infer(self, environ: Environ, model: str, version: str) -> Begin:
+        try:
+            with self._bodies.one():
+                text, blobs = self._read_parts(environ)
+            decoded = codec.decode_infer(text, blobs, model, version)
+        except VintnerError as exc:
+            self._service.reject(exc, "rest")
+            raise
+
+        def begin(send: Callable[[Answer], None]) -> None:
+            turn = self._service.submit(decoded.request, "rest", lambda result: send(_infer_answer(result, decoded)))
+            if turn is not None:
+                turn.gather()
+                turn.run()
+
+        return begin
+
+    def _read_parts(self, environ: Environ) -> tuple[bytes, bytes]:
+        """The JSON of an `infer` request, and the bytes of tensors that follow it."""
+        header_length = environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
+        if header_length is None:
+            return read_body(environ, self._bodies.limit), b""
+        size = plain_size(environ, self._bodies.limit)
+        if size is not None:
+            json_size = codec.json_size(header_length, size)
+            return read_exactly(environ, json_size), read_exactly(environ, size - json_size)
+        body = read_body(environ, self._bodies.limit)
+        json_size = codec.json_size(header_length, len(body))
+        return body[:json_size], body[json_size:]
+
+
+def _infer_answer(result: Response | Exception, decoded: codec.DecodedRequest) -> Answer:
+    if isinstance(result, Exception):
+        return error_answer(result)
+    try:
+        headers, body = codec.encode_infer(result, decoded)
+    except Exception as exc:
+        return error_answer(exc)
+    return 200, headers, body

@@ -1,0 +1,51 @@
+"""What is served over REST, on which paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from vintner.errors import Unsupported
+from vintner.http_body import Bodies
+from vintner.http_inference import Inference
+from vintner.http_models import Models
+from vintner.http_repository import Control
+from vintner.http_server import Method, Route, route
+from vintner.http_transport import Answer, Environ
+from vintner.service import Service
+
+UNSUPPORTED: Final[Mapping[str, str]] = {
+    "shared memory": r"/v2/(?:cuda|system)sharedmemory/.+",
+    "tracing": r"/v2(?:/models/[^/]+(?:/versions/[^/]+)?)?/trace/setting",
+    "changing what is logged": r"/v2/logging",
+    "generation": r"/v2/models/[^/]+(?:/versions/[^/]+)?/generate(?:_stream)?",
+}
+"""Routes of Triton's that are not served here."""
+
+
+def routes(service: Service, max_request_bytes: int, max_bodies: int, max_upload_bytes: int = 0) -> Sequence[Route]:
+    """Every route, most frequent first: they are tried in this order. So many bodies are read at the same time.
+
+    Without `max_upload_bytes` the body of a load is bounded as any other.
+    """
+    bodies = Bodies(max_request_bytes, max_bodies)
+    return [
+        *Inference(service, bodies).routes,
+        *Models(service).routes,
+        *Control(service, max_request_bytes, max_upload_bytes).routes,
+        *(route(pattern, GET=_unsupported(what), POST=_unsupported(what)) for what, pattern in UNSUPPORTED.items()),
+    ]
+
+
+def metrics_routes(service: Service) -> Sequence[Route]:
+    """What the metrics port answers."""
+    return [Models(service).metrics_route]
+
+
+def _unsupported(what: str) -> Method:
+    """For what Triton has and this server has not."""
+
+    def answer(environ: Environ) -> Answer:
+        raise Unsupported(f"{what} is not supported by this server")
+
+    return answer
