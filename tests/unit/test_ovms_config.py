@@ -333,7 +333,10 @@ def test_a_name_in_the_file_and_in_a_repository_is_unavailable(tmp_path: Path, b
         (GivenModel("a/b", Path(os.curdir)), "cannot be named"),
     ],
 )
-def test_a_given_model_that_cannot_be_served_is_a_fault(backends: Backends, model: GivenModel, reason: str) -> None:
+def test_a_given_model_that_cannot_be_served_is_a_fault(
+    backends: Backends, model: GivenModel, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     found = scan([], backends, given=[model])
     assert not found.models
     assert reason in found.faults[model.name]
