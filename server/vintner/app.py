@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from vintner.model_source import Scan
 from vintner.ovms_file import OvmsFile
 from vintner.response_cache import ResponseCache
 from vintner.service import CONTROL_THREADS, Service
+from vintner.shared_memory import Regions
 from vintner.tracking import Repository
 from vintner.uploads import Uploads
 from vintner.watching import Watcher
@@ -42,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 SETTLED: Final = b"\0"
 """No signal has this number."""
+
+MOST_DESCRIPTORS: Final = 1 << 14
+"""Of open files that are counted on, however many the system allows."""
 
 TO_ANSWER: Final = 1.0
 """Seconds before the end at which requests that wait for a load are refused, so that the refusals can be sent."""
@@ -142,6 +147,7 @@ class _Server:
             max_concurrent_requests=config.max_concurrent_requests,
             control=ModelControl(self._manager, config.model_control, self._watcher.refresh, self._uploads),
             refresh=self._reload if config.config_path or config.model_control == "poll" else None,
+            regions=Regions(config.allow_client_shm, _spare_descriptors(), config.max_message_bytes),
         )
         upload = config.max_upload_bytes if self._uploads else 0
         self._http: HttpTransport = HttpTransport(
@@ -254,6 +260,11 @@ def _uploads(config: ServerConfig) -> Uploads | None:
         if place.is_relative_to(root.resolve()):
             raise ConfigError(f"--upload-dir: {place} is in the model repository {root}; expected one outside of it")
     return Uploads(place, config.max_upload_bytes)
+
+
+def _spare_descriptors() -> int:
+    """Half of those that the process may open: the other half is for connections and files."""
+    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], MOST_DESCRIPTORS) // 2
 
 
 def _all_within(deadline: float, *stops: Callable[[], None]) -> bool:

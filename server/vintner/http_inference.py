@@ -28,7 +28,7 @@ class Inference:
         try:
             with self._bodies.one():
                 text, blobs = self._read_parts(environ)
-            decoded = codec.decode_infer(text, blobs, model, version)
+            decoded = codec.decode_infer(text, blobs, model, version, regions=self._service.regions)
         except VintnerError as exc:
             self._service.reject(exc, "rest")
             raise

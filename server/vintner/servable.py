@@ -18,6 +18,7 @@ from vintner.batcher import Batching
 from vintner.batching import QueueLimits
 from vintner.call import Call, Result
 from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
+from vintner.labels import Labels
 from vintner.metrics import ModelMetrics, PoolState
 from vintner.model_config import BatchingConfig, ModelConfig, QueueConfig, TensorConfig
 from vintner.pools import Pool
@@ -48,8 +49,10 @@ class Servable:
         pools: Sequence[Pool] = (),
         cache: ResponseCache | None = None,
         claim: Claim | None = None,
+        labels: Labels | None = None,
     ) -> None:
-        """Takes ownership of the model and of its pools, of which the first is the model itself.
+        """Takes ownership of the model and of its pools, of which the first is the model itself. `labels` are of the
+        outputs by their served names.
 
         Raises LoadError if the configuration contradicts it.
         """
@@ -58,6 +61,7 @@ class Servable:
         self.platform = model.platform
         self.backend = backend
         self.config = config
+        self.labels = labels or {}
         self.inputs = _served(model.inputs, config.inputs, "input", name)
         self.outputs = _served(model.outputs, config.outputs, "output", name)
         self._inputs = {spec.name: (own.name, spec) for own, spec in zip(model.inputs, self.inputs, strict=True)}
@@ -146,6 +150,11 @@ class Servable:
     def down(self) -> bool:
         """Whether no instance is in service."""
         return self._scheduler.down
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the first dimension of each of its tensors is the batch."""
+        return self._batched and not self._scheduler.unbatched
 
     @property
     def caches(self) -> bool:

@@ -14,6 +14,7 @@ from threading import BoundedSemaphore, Event, Lock
 from typing import Any
 
 from vintner import __version__, ovms_view, statistics, triton_view
+from vintner.classification import check_classes, classifying
 from vintner.control_parameters import Value
 from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, Unsupported, VintnerError
 from vintner.managed_model import IndexEntry
@@ -21,7 +22,9 @@ from vintner.manager import AwaitLoad, Manager
 from vintner.model_control import ModelControl
 from vintner.parking import PATIENCE, Parking
 from vintner.reloading import Refresh, Reloading
+from vintner.sequences import check_stateless
 from vintner.servable import Servable
+from vintner.shared_memory import Regions
 from vintner.turns import Turn
 from vintner.types import Request, Response, TensorSpec
 
@@ -30,10 +33,19 @@ logger = logging.getLogger(__name__)
 Reply = Callable[[Response | Exception], None]
 
 SERVER_NAME = "vintner"
-EXTENSIONS = ("binary_tensor_data", "parameters", "statistics", "model_configuration", "schedule_policy")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "model_configuration",
+    "schedule_policy",
+    "classification",
+)
 """Triton's tokens for what works here, and no others."""
 CONTROL_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
 """The same, for where clients may load and unload."""
+SHARED_MEMORY_EXTENSION = "system_shared_memory"
+"""The same, for where clients may register regions."""
 
 CONTROL_THREADS = 32
 """Threads that a front end has beyond those that inferences can occupy, so that a health check always finds one."""
@@ -68,8 +80,10 @@ class Service:
         max_concurrent_requests: int = 256,
         control: ModelControl | None = None,
         refresh: Refresh | None = None,
+        regions: Regions | None = None,
     ) -> None:
-        """Without `refresh` nothing can be reloaded."""
+        """Without `refresh` nothing can be reloaded, and without `regions` clients may not use shared memory."""
+        self.regions = regions or Regions()
         self._manager = manager
         self._control = control or ModelControl(manager)
         self._reloading = Reloading(manager, refresh) if refresh is not None else None
@@ -123,7 +137,8 @@ class Service:
 
     def server_metadata(self) -> ServerMetadata:
         more = CONTROL_EXTENSIONS if self._control.explicit else ()
-        return ServerMetadata(SERVER_NAME, __version__, (*EXTENSIONS, *more))
+        memory = (SHARED_MEMORY_EXTENSION,) if self.regions.allowed else ()
+        return ServerMetadata(SERVER_NAME, __version__, (*EXTENSIONS, *more, *memory))
 
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         """Raises as `check_model`."""
@@ -200,6 +215,8 @@ class Service:
             self._reject(exc, protocol, started, reply)
             return None
         metrics = servable.metrics.requests[protocol]
+        if request.classes:
+            reply = classifying(request.classes, servable, reply)
         if self._routers and not request.model_version:
             reply = self._observed(request, servable, started, reply)
 
@@ -211,6 +228,10 @@ class Service:
             reply(result)
 
         try:
+            if request.parameters:
+                check_stateless(request.model_name, request.parameters)
+            if request.classes:
+                check_classes(request.classes, servable.outputs)
             return servable.submit(request, settle)
         except Exception as exc:
             settle(exc)

@@ -133,6 +133,8 @@ class Request:
     deadline: float | None = None
     """In seconds of `time.monotonic`."""
     cancellation: Cancellation | None = None
+    classes: Mapping[str, int] = field(default_factory=dict)
+    """Of outputs that are wanted as so many classes, instead of as they are."""
 
 
 @dataclass(slots=True)
