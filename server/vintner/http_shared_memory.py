@@ -45,6 +45,7 @@ class SharedMemory:
         return 200, (JSON,), orjson.dumps(document)
 
     def register(self, environ: Environ, region: str) -> Answer:
+        self._regions.check_allowed()
         document = parse(read_body(environ, self._limit))
         if not isinstance(document, dict):
             raise InvalidArgument("the body must be a JSON object with 'key', 'byte_size' and perhaps 'offset'")

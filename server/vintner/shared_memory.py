@@ -3,9 +3,9 @@
 Knows no protocol, no tensors and no models. Invariant: nothing that a client does to its object can raise SIGBUS here,
 for no page of it is ever mapped; what is read is a copy that stays as it was read.
 
-A client may truncate its object at any time, and whoever then touches the mapping is killed, however recently the size
-was checked. `preadv` and `pwrite` on the same object come back short instead. For an input of 600 KB that is 39
-microseconds where a copy out of a mapping takes 16 (measured), of a request that takes some hundred.
+A client may truncate its object at any time, and whoever then touches a mapping of it is killed, however recently the
+size was checked. `preadv` on the same object comes back short instead. That takes 39 microseconds for 600 KB, and made
+requests over gRPC 5 % slower than a view of a mapping that is used in place (measured).
 
 A region stays open for as long as anything holds on to it: unregistering hides the name, and no more.
 """
