@@ -80,15 +80,16 @@ def decode_infer(message: pb.ModelInferRequest, regions: Regions = NO_REGIONS) -
     """
     raw = message.raw_input_contents
     inputs = _typed_inputs(message, regions) if not raw else _raw_inputs(message, raw, regions)
+    names, with_parameters = _requested(message.outputs) if message.outputs else ((), False)
     request = Request(
         message.model_name,
         message.model_version,
         inputs,
-        _requested(message.outputs) if message.outputs else (),
+        names,
         message.id,
         _parameters(message.parameters) if message.parameters else {},
     )
-    if any(output.parameters for output in message.outputs):
+    if with_parameters:
         request.classes = _classes(message.outputs, regions)
     return request
 
@@ -153,13 +154,12 @@ def _both(name: str, message: pb.ModelInferRequest) -> InvalidArgument:
 
 def _typed_inputs(message: pb.ModelInferRequest, regions: Regions) -> dict[str, Tensor]:
     inputs: dict[str, Tensor] = {}
-    shared = SharedInputs(regions)
+    shared: SharedInputs | None = None
     for tensor in message.inputs:
         name = tensor.name
         if name in inputs:
             raise InvalidArgument(f"input '{name}' already exists in request")
-        parameters = _values(tensor.parameters) if tensor.parameters else {}
-        if not in_shared_memory(parameters):
+        if not tensor.parameters or not in_shared_memory(_values(tensor.parameters)):
             inputs[name] = _decode_contents(tensor)
             continue
         if tensor.HasField("contents"):
@@ -167,7 +167,8 @@ def _typed_inputs(message: pb.ModelInferRequest, regions: Regions) -> dict[str, 
                 f"unexpected 'content' provided when using shared memory for input tensor '{name}' for model"
                 f" '{message.model_name}'"
             )
-        inputs[name] = shared.read(name, tensor.datatype, tuple(tensor.shape), parameters)
+        shared = shared or SharedInputs(regions)
+        inputs[name] = shared.read(name, tensor.datatype, tuple(tensor.shape), _values(tensor.parameters))
     return inputs
 
 
@@ -209,13 +210,19 @@ def _array(name: str, datatype: str, values: Sequence[object]) -> Array:
     return np.array(values, dtype)
 
 
-def _requested(outputs: Sequence[pb.ModelInferRequest.InferRequestedOutputTensor]) -> tuple[str, ...]:
+def _requested(
+    outputs: Sequence[pb.ModelInferRequest.InferRequestedOutputTensor],
+) -> tuple[tuple[str, ...], bool]:
+    """Their names, and whether any has parameters."""
+    with_parameters = False
     names: dict[str, None] = {}
     for output in outputs:
         if output.name in names:
             raise InvalidArgument(f"output '{output.name}' already exists in request")
         names[output.name] = None
-    return tuple(names)
+        if output.parameters:
+            with_parameters = True
+    return tuple(names), with_parameters
 
 
 def _classes(outputs: Sequence[pb.ModelInferRequest.InferRequestedOutputTensor], regions: Regions) -> Mapping[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -51,7 +51,7 @@ class DecodedRequest:
     """For each output that the request lists: whether to send it as binary data."""
     binary_default: bool
     """The same for outputs that it does not list."""
-    places: Mapping[str, Part] = field(default_factory=dict)
+    places: Mapping[str, Part] | None = None
     """Outputs that go into shared memory."""
 
 
@@ -71,14 +71,12 @@ def decode_infer(
     document = parse(text, limits, _without_data)
     if type(document) is not dict:
         raise InvalidArgument("the request body must be a JSON object")
-    sources = _Sources(_Blobs(blobs, model_name), SharedInputs(regions))
-    inputs = _decode_inputs(_required(document, "inputs", list, "request"), sources)
-    outputs = _decode_outputs(document["outputs"], limits, regions) if "outputs" in document else _Outputs()
+    inputs = _decode_inputs(_required(document, "inputs", list, "request"), _Sources(blobs, model_name, regions))
+    outputs = _decode_outputs(document["outputs"], limits, regions) if "outputs" in document else _Outputs({})
     parameters, binary_default = _decode_parameters(document) if "parameters" in document else ({}, False)
     request_id = _required(document, "id", str, "request") if "id" in document else ""
     request = Request(model_name, model_version, inputs, tuple(outputs.binary), request_id, parameters)
-    if outputs.classes:
-        request.classes = outputs.classes
+    request.classes = outputs.classes
     return DecodedRequest(request, outputs.binary, binary_default, outputs.places)
 
 
@@ -113,7 +111,7 @@ def encode_infer(response: Response, decoded: DecodedRequest) -> tuple[list[Head
     blobs: list[memoryview] = []
     for name, tensor in response.outputs.items():
         output: dict[str, Any] = {"name": name, "datatype": tensor.datatype, "shape": tensor.shape}
-        if name in decoded.places:
+        if decoded.places and name in decoded.places:
             output["parameters"] = store(name, tensor, decoded.places[name])
         elif decoded.binary_outputs.get(name, decoded.binary_default):
             blob = raw_view(tensor)
@@ -152,15 +150,24 @@ def model_metadata_json(
     )
 
 
-class _Blobs:
-    """Hands out the bytes after the JSON, in the order of the inputs that ask for them."""
+class _Sources:
+    """Where inputs are that are not in the JSON: the bytes after it, which are handed out in the order of the inputs
+    that ask for them, and shared memory."""
 
-    __slots__ = ("_bytes", "_offset", "model_name")
+    __slots__ = ("_bytes", "_offset", "_regions", "_shared", "model_name")
 
-    def __init__(self, blobs: bytes, model_name: str) -> None:
+    def __init__(self, blobs: bytes, model_name: str, regions: Regions) -> None:
         self._bytes = blobs
         self._offset = 0
+        self._regions = regions
+        self._shared: SharedInputs | None = None
         self.model_name = model_name
+
+    @property
+    def shared(self) -> SharedInputs:
+        if self._shared is None:
+            self._shared = SharedInputs(self._regions)
+        return self._shared
 
     def take(self, name: str, size: int) -> memoryview:
         end = self._offset + size
@@ -179,20 +186,12 @@ class _Blobs:
 
 
 @dataclass(slots=True)
-class _Sources:
-    """Where the inputs that are not in the JSON are."""
-
-    blobs: _Blobs
-    shared: SharedInputs
-
-
-@dataclass(slots=True)
 class _Outputs:
     """What a request wants of its outputs, by their names."""
 
-    binary: dict[str, bool] = field(default_factory=dict)
-    classes: dict[str, int] = field(default_factory=dict)
-    places: dict[str, Part] = field(default_factory=dict)
+    binary: dict[str, bool]
+    classes: dict[str, int] | None = None
+    places: dict[str, Part] | None = None
 
 
 def _without_data(document: Any) -> Any:
@@ -230,7 +229,7 @@ def _decode_inputs(entries: list[Any], sources: _Sources) -> dict[str, Tensor]:
         if name in inputs:
             raise InvalidArgument(f"input '{name}' already exists in request")
         inputs[name] = _decode_tensor(name, entry, parameters, sources)
-    sources.blobs.finish()
+    sources.finish()
     return inputs
 
 
@@ -240,9 +239,10 @@ def _decode_tensor(name: str, entry: dict[str, Any], parameters: dict[str, Any],
     shared = in_shared_memory(parameters) if parameters else False
     number = ("data" in entry) + ("binary_data_size" in parameters) + shared
     if number != 1:
+        sets = ("none", "", "two", "three")[number]
         raise InvalidArgument(
             "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
-            f"'{REGION}' in 'parameters'. Input '{name}' sets {('none', '', 'two', 'three')[number]}."
+            f"'{REGION}' in 'parameters'. Input '{name}' sets {sets}."
         )
     if "data" in entry:
         return decode_data(name, datatype, shape, entry["data"])
@@ -251,7 +251,7 @@ def _decode_tensor(name: str, entry: dict[str, Any], parameters: dict[str, Any],
     size = parameters["binary_data_size"]
     if type(size) is not int or size < 0:
         raise InvalidArgument(f"'binary_data_size' of input '{name}' must be an integer that is not negative")
-    return decode_raw(name, datatype, shape, sources.blobs.take(name, size), sources.blobs.model_name)
+    return decode_raw(name, datatype, shape, sources.take(name, size), sources.model_name)
 
 
 def _decode_shape(name: str, entry: dict[str, Any]) -> tuple[int, ...]:
@@ -267,7 +267,7 @@ def _decode_outputs(entries: Any, limits: JsonLimits, regions: Regions) -> _Outp
         raise InvalidArgument("'outputs' of the request must be an array")
     if len(entries) > limits.outputs:
         raise InvalidArgument(f"the request lists {len(entries)} outputs, at most {limits.outputs} are allowed")
-    outputs = _Outputs()
+    outputs = _Outputs({})
     for entry in entries:
         name, parameters = _entry(entry, "output")
         if name in outputs.binary:
@@ -276,9 +276,10 @@ def _decode_outputs(entries: Any, limits: JsonLimits, regions: Regions) -> _Outp
             parameters, "binary_data", bool, f"output '{name}'"
         )
         if CLASSIFICATION in parameters:
-            outputs.classes[name] = class_count(name, parameters)
+            outputs.classes = {**(outputs.classes or {}), name: class_count(name, parameters)}
         if in_shared_memory(parameters):
-            outputs.places[name] = shared_part(f"output '{name}'", parameters, regions)
+            part = shared_part(f"output '{name}'", parameters, regions)
+            outputs.places = {**(outputs.places or {}), name: part}
     return outputs
 
 

@@ -133,7 +133,7 @@ class Request:
     deadline: float | None = None
     """In seconds of `time.monotonic`."""
     cancellation: Cancellation | None = None
-    classes: Mapping[str, int] = field(default_factory=dict)
+    classes: Mapping[str, int] | None = None
     """Of outputs that are wanted as so many classes, instead of as they are."""
 
 
