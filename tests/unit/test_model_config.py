@@ -123,7 +123,11 @@ def test_a_size_may_have_a_unit(read, text: str, size: int):
         ("performance_hnit: latency", "unknown key 'performance_hnit'", "did you mean 'performance_hint'?"),
         ("batching: {max_batchsize: 4}", "batching: unknown key 'max_batchsize'", "did you mean 'max_batch_size'?"),
         ("inputs: {x: {nam: y}}", "inputs.x: unknown key 'nam'", "did you mean 'name'?"),
-        ("outputs: {y: {shape: [1]}}", "outputs.y: unknown key 'shape'", "datatype, dims, labels, name"),
+        (
+            "outputs: {y: {shape: [1]}}",
+            "outputs.y: unknown key 'shape'",
+            "expected one of: datatype, dims, labels, name",
+        ),
         ("max_batch_size: 4", "unknown key 'max_batch_size'", "did you mean 'batching.max_batch_size'?"),
     ],
 )
