@@ -7,6 +7,7 @@ from typing import Final
 
 from vintner.errors import Unsupported
 from vintner.http_body import Bodies
+from vintner.http_generate import Generate
 from vintner.http_inference import Inference
 from vintner.http_models import Models
 from vintner.http_repository import Control
@@ -18,7 +19,6 @@ UNSUPPORTED: Final[Mapping[str, str]] = {
     "shared memory": r"/v2/(?:cuda|system)sharedmemory/.+",
     "tracing": r"/v2(?:/models/[^/]+(?:/versions/[^/]+)?)?/trace/setting",
     "changing what is logged": r"/v2/logging",
-    "generation": r"/v2/models/[^/]+(?:/versions/[^/]+)?/generate(?:_stream)?",
 }
 """Routes of Triton's that are not served here."""
 
@@ -31,6 +31,7 @@ def routes(service: Service, max_request_bytes: int, max_bodies: int, max_upload
     bodies = Bodies(max_request_bytes, max_bodies)
     return [
         *Inference(service, bodies).routes,
+        *Generate(service, bodies).routes,
         *Models(service).routes,
         *Control(service, max_request_bytes, max_upload_bytes).routes,
         *(route(pattern, GET=_unsupported(what), POST=_unsupported(what)) for what, pattern in UNSUPPORTED.items()),

@@ -415,6 +415,7 @@ class ModelConfig(Section):
     batch_inputs: Annotated[Mapping[str, BatchInputConfig], BeforeValidator(_by_tensor)] = {}
     warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()
     version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()
+    decoupled: StrictBool = False
     resource_preserving: StrictBool = False
     load: Literal["at_start", "on_demand"] = "at_start"
     idle_unload_seconds: Seconds | None = None

@@ -252,6 +252,15 @@ class Service:
         else:
             self._manager.wake(name, go_on, request.model_version)
 
+    def is_decoupled(self, name: str, version: str) -> bool:
+        """Whether a model may give several responses to a request; False for one that is not loaded."""
+        try:
+            servable = self._lease(name, version)
+        except Exception:
+            return False
+        servable.release()
+        return servable.decoupled
+
     def infer(self, request: Request, protocol: str) -> Response:
         """As `submit`, for a caller that can wait. Raises VintnerError, or what the backend raised."""
         answered = Lock()

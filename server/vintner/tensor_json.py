@@ -76,11 +76,12 @@ def encode_data(name: str, tensor: Tensor) -> Array | list[str]:
 def spell_non_finite(values: Array) -> orjson.Fragment:
     """The JSON array of floats with `NaN`, `Infinity` and `-Infinity` where orjson writes null."""
     pieces = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY).split(b"null")
-    literals = map(_literal, values[~np.isfinite(values)].tolist())
+    literals = map(literal, values[~np.isfinite(values)].tolist())
     return orjson.Fragment(b"".join(chain.from_iterable(zip(pieces, chain(literals, [b""]), strict=True))))
 
 
-def _literal(value: float) -> bytes:
+def literal(value: float) -> bytes:
+    """JSON's word for a float that is not finite, as most readers know it."""
     if value != value:
         return b"NaN"
     return b"Infinity" if value > 0 else b"-Infinity"

@@ -88,8 +88,7 @@ TUNING: Final = frozenset(
     }
 )
 LOOKED_INTO: Final = frozenset(
-    {"model_transaction_policy"}  # for the sake of `decoupled: false`
-    | {path.rsplit(".", depth)[0] for path in SERVED | TUNING for depth in range(1, path.count(".") + 1)}
+    {path.rsplit(".", depth)[0] for path in SERVED | TUNING for depth in range(1, path.count(".") + 1)}
 )
 """Messages whose fields are judged one by one; of all others, being there is enough."""
 

@@ -133,6 +133,9 @@ class Request:
     deadline: float | None = None
     """In seconds of `time.monotonic`."""
     cancellation: Cancellation | None = None
+    on_response: Callable[[Response], None] | None = None
+    """Takes the responses of a decoupled model, before the answer that ends the request and is empty. It may block.
+    None where a single answer is all that can be taken."""
 
 
 @dataclass(slots=True)
