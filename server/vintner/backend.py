@@ -88,7 +88,7 @@ class Generator(Protocol):
         """Yields the outputs of each response, of which some may be missing, as soon as they are there.
 
         Inputs, outputs and errors are as those of `Instance.run`; `parameters` are the request's. It is iterated in one
-        thread, and not while the client is slow to take the responses. If nobody wants more, `close` is called, as it
+        thread, and rests while the client is slow to take the responses. If nobody wants more, `close` is called, as it
         is in the end, where the iterator has it; a generator function sees that as GeneratorExit.
         """
         ...

@@ -23,10 +23,10 @@ from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, Unsuppor
 from vintner.executor import LeanExecutor
 from vintner.grpc_fast_path import Call, FastPath, unusable
 from vintner.grpc_headings import Headings
-from vintner.grpc_stream import MOST_STREAMS, InferStream, Streams
+from vintner.grpc_stream import InferStream, Streams
 from vintner.pb import grpc_service_pb2 as pb
 from vintner.pb.pool import POOL
-from vintner.service import CONTROL_THREADS, Service
+from vintner.service import CONTROL_THREADS, MOST_STREAMS, Service
 from vintner.turns import Turn
 from vintner.types import Cancellation, Request, Response
 

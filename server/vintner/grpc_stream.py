@@ -20,16 +20,13 @@ from typing import Final
 from vintner import grpc_codec as codec
 from vintner.errors import Cancelled, QueueFull, Stopping
 from vintner.outbox import PATIENCE, Outbox
-from vintner.service import Service
+from vintner.service import MOST_STREAMS, Service
 from vintner.types import Cancellation, Request, Response
 
 logger = logging.getLogger(__name__)
 
 MOST_ASKED: Final = 256
 """Requests of one stream that are not answered yet, or whose answer was not sent; more are not read."""
-
-MOST_STREAMS: Final = 256
-"""Streams that are open at the same time; each has two threads."""
 
 EMPTY_FINAL: Final = "triton_enable_empty_final_response"
 

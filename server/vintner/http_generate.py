@@ -6,16 +6,17 @@ Invariant: the status is that of the first response; a later error is an event o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import Semaphore
 from typing import Final
 
 from vintner.answer_stream import AnswerStream, Ended
-from vintner.errors import InvalidArgument, VintnerError
+from vintner.errors import InvalidArgument, QueueFull, VintnerError
 from vintner.generate_codec import decode_generate, encode_generate
 from vintner.http_body import Bodies
 from vintner.http_codec import encode_error
 from vintner.http_server import JSON, MODEL, Begin, Route, error_answer, error_text, route
 from vintner.http_transport import Answer, Environ, StreamedAnswer
-from vintner.service import Service
+from vintner.service import MOST_STREAMS, Service
 from vintner.types import Cancellation, Request, Response
 
 EVENTS: Final = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache"))
@@ -31,6 +32,7 @@ class Generate:
     def __init__(self, service: Service, bodies: Bodies) -> None:
         self._service = service
         self._bodies = bodies
+        self._places = Semaphore(MOST_STREAMS)
 
     @property
     def routes(self) -> Sequence[Route]:
@@ -55,10 +57,14 @@ class Generate:
     def generate_stream(self, environ: Environ, model: str, version: str) -> StreamedAnswer:
         """Blocks until the first response is there, which decides the status."""
         request = self._decode(environ, model, version)
+        if not self._places.acquire(blocking=False):
+            error = QueueFull(f"Exceeds maximum number of streams: {MOST_STREAMS} are open already")
+            self._service.reject(error, "rest")
+            raise error
         stream = AnswerStream()
-        stream.submit(self._service, request, "rest")
-        events = Events(stream)
+        events = Events(stream, self._places.release)
         try:
+            stream.submit(self._service, request, "rest")
             events.expect_first()
         except BaseException:
             events.close()
@@ -109,8 +115,10 @@ def _answer(response: Response) -> Answer:
 class Events:
     """The server-sent events of one request, as the transport iterates them, in one thread."""
 
-    def __init__(self, stream: AnswerStream) -> None:
+    def __init__(self, stream: AnswerStream, closed: Callable[[], None]) -> None:
+        """`closed` is called once, when nothing more is sent."""
         self._stream = stream
+        self._closed: Callable[[], None] | None = closed
         self._first: bytes | None = None
         self._ended = False
 
@@ -141,6 +149,9 @@ class Events:
     def close(self) -> None:
         """The client went away, or has everything."""
         self._stream.close()
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            closed()
 
 
 def _event(data: bytes) -> bytes:

@@ -51,7 +51,7 @@ class Parts(Protocol):
     def __next__(self) -> bytes: ...
 
     def close(self) -> None:
-        """Called in the end, and as soon as a piece cannot be sent because the client went away."""
+        """Called in the end, and as soon as a piece cannot be sent because the client went away; perhaps twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,10 @@ class HttpTransport:
     def _answer(self, response: Any, environ: dict[str, Any]) -> None:
         answer = self._handler(environ, response.response_bytes)
         if isinstance(answer, StreamedAnswer):
-            response.response_iter(answer.status, answer.headers, answer.parts)
+            try:
+                response.response_iter(answer.status, answer.headers, answer.parts)
+            finally:
+                answer.parts.close()
         elif answer is not None:
             response.response_bytes(*answer)
             if answer[0] >= 400:

@@ -35,6 +35,10 @@ EXTENSIONS = ("binary_tensor_data", "parameters", "statistics", "model_configura
 CONTROL_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
 """The same, for where clients may load and unload."""
 
+MOST_STREAMS = 256
+"""Streams that are open at the same time over one protocol: each keeps threads of its front end, even if it is idle, or
+if its client takes nothing."""
+
 CONTROL_THREADS = 32
 """Threads that a front end has beyond those that inferences can occupy, so that a health check always finds one."""
 

@@ -63,6 +63,7 @@ SERVED: Final = frozenset(
         "dynamic_batching.default_queue_policy.default_timeout_microseconds",
         "dynamic_batching.default_queue_policy.allow_timeout_override",
         "response_cache.enable",
+        "model_transaction_policy.decoupled",
         "optimization.graph.level",
         "optimization.execution_accelerators.cpu_execution_accelerator.name",
     }
@@ -172,6 +173,7 @@ def _document(config: model_config_pb2.ModelConfig, place: str) -> dict[str, Any
         "batching": _batching(config),
         "queue": _queue(config.dynamic_batching),
         "response_cache": config.response_cache.enable,
+        "decoupled": config.model_transaction_policy.decoupled,
         "inputs": _tensors(config.input, batched, reshape),
         "outputs": _tensors(config.output, batched, reshape=False),
         "batch_inputs": _batch_inputs(config.batch_input),

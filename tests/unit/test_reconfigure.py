@@ -35,6 +35,7 @@ RELOADED: Mapping[str, tuple[Any, Any]] = {
     "pools": ([{"device": "CPU", "instances": 2}], [{"device": "CPU", "instances": "auto"}]),
     "core_weight": (1, 2),
     "rate_limiter": ({"resources": {"gpu": 1}}, {"resources": {"gpu": 2}}),
+    "decoupled": (False, True),
     "batching.enabled": (True, False),
     "batching.max_batch_size": (8, 16),
     "batching.compiled_sizes": ([1, 2], [1, 4]),
