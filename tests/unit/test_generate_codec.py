@@ -35,7 +35,7 @@ def test_keys_that_are_inputs_become_tensors_and_all_others_parameters() -> None
             "flag": True,
             "id": "7",
             "top_k": 3,
-            "parameters": {"temperature": 0.5, "s": "t"},
+            "parameters": {"temperature": 0.5},
         }
     )
     assert (request.model_name, request.model_version, request.id) == ("m", "2", "7")
