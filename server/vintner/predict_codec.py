@@ -18,11 +18,11 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from vintner.errors import InvalidArgument
+from vintner.errors import InvalidArgument, nearest
 from vintner.json_text import DEFAULT_LIMITS, JsonLimits, parse
 from vintner.tensor_bytes import check_shape
 from vintner.tensor_json import convert, spell_non_finite, unnest
-from vintner.types import Array, Response, Tensor, TensorSpec, bf16_to_fp32
+from vintner.types import DTYPES, Array, Response, Tensor, TensorSpec, bf16_to_fp32
 
 SIGNATURE: Final = "serving_default"
 """The one signature that a model has here."""
@@ -44,10 +44,20 @@ class PredictInputs:
     size: int
 
     def typed(self, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
-        """The tensors of a model with these inputs. What the model does not have is left out; what is missing is for
-        the core to say. Raises InvalidArgument."""
+        """The tensors of a model with these inputs. What the model does not have is left out, unless something is
+        missing; that nothing is missing is for the core to say. Raises InvalidArgument."""
         columns = self._columns(specs)
+        if not all(spec.name in columns for spec in specs):
+            self._check_names([spec.name for spec in specs])
         return {spec.name: _tensor(spec, columns[spec.name]) for spec in specs if spec.name in columns}
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        """Of a request that lacks an input: whether it has the name of another instead."""
+        given = self.values[0] if self.in_rows else self.values
+        for name in given:
+            if name not in names:
+                hint = nearest(name, names)
+                raise InvalidArgument(f"unexpected inference input '{name}' for model '{self.model_name}'{hint}")
 
     def _columns(self, specs: Sequence[TensorSpec]) -> Mapping[str, Any]:
         """The values by input; in the row format, those of all rows."""
@@ -188,7 +198,10 @@ def _value(name: str, tensor: Tensor) -> Any:
     """What orjson writes as nested arrays, and what can be taken apart by its first dimension."""
     if tensor.datatype == "BYTES":
         return _texts(tensor.array, name.endswith("_bytes"))
-    array = bf16_to_fp32(tensor.array) if tensor.datatype == "BF16" else tensor.array
+    # Runtimes return INT64 as NumPy's `longlong`, which equals its `int64`, but whose scalars orjson does not know.
+    array = tensor.array.view(DTYPES[tensor.datatype])
+    if tensor.datatype == "BF16":
+        array = bf16_to_fp32(array)
     return np.ascontiguousarray(array) if array.ndim else array[()]
 
 

@@ -53,6 +53,17 @@ def test_the_readmes_commands_print_what_it_says(shipped: RunningServer, command
     assert run.stdout.rstrip("\n") == output.rstrip("\n"), run.stderr
 
 
+@pytest.mark.parametrize(("command", "output"), list(commands("docs/v1.md")))
+def test_the_commands_of_v1_print_what_the_docs_say(shipped: RunningServer, command: str, output: str) -> None:
+    run = subprocess.run(["bash", "-c", here(command, shipped)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.stdout.rstrip("\n") == output.rstrip("\n"), run.stderr
+
+
+def test_the_labels_in_the_docs_are_valid() -> None:
+    (keys,) = (text for language, text in blocks("docs/v1.md") if language == "yaml")
+    assert parse_model_config(yaml.safe_load(keys), "docs/v1.md").version_labels == {"stable": 1, "next": 2}
+
+
 def test_the_commands_that_control_models_print_what_the_docs_say(tmp_path: Path) -> None:
     shown = next(text for language, text in blocks("docs/model-control.md") if not language)
     options = shown.split("model_repository", 1)[1].split()

@@ -132,6 +132,12 @@ def test_values_that_are_not_finite_are_spelled_as_python_does() -> None:
     )
 
 
+@pytest.mark.parametrize("document", [{"inputs": {"c": 1, "b": []}}, {"instances": [{"c": 1, "b": ["p", "q"]}]}])
+def test_another_name_in_the_place_of_an_input_is_refused(document: Any) -> None:
+    assert refusal(document, TWO).startswith("unexpected inference input '")
+    assert refusal(document, TWO).endswith("for model 'm'; expected one of: a, b")
+
+
 NEITHER = "Invalid JSON structure. Could not detect row or column format"
 DEEP = 100 * "[" + 100 * "]"
 
@@ -248,6 +254,15 @@ def test_texts_are_strings_where_they_can_be() -> None:
 
 def test_an_output_of_bytes_by_its_name_is_base64() -> None:
     assert replied(False, y_bytes=Tensor("BYTES", texts(b"a", b"\xff"))) == [{"b64": "YQ=="}, {"b64": "/w=="}]
+
+
+@pytest.mark.parametrize("in_rows", [True, False])
+@pytest.mark.parametrize(("datatype", "alias"), [("INT64", np.longlong), ("UINT64", np.ulonglong)])
+def test_integers_may_be_of_the_type_that_runtimes_return(datatype: str, alias: type, in_rows: bool) -> None:
+    tensor = Tensor(datatype, np.array([1, 2], alias))
+    assert replied(in_rows, y=tensor, z=tensor) == (
+        [{"y": 1, "z": 1}, {"y": 2, "z": 2}] if in_rows else {"y": [1, 2], "z": [1, 2]}
+    )
 
 
 @pytest.mark.parametrize("in_rows", [True, False])
