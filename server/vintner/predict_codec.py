@@ -57,7 +57,7 @@ class PredictInputs:
         for name in given:
             if name not in names:
                 hint = nearest(name, names)
-                raise InvalidArgument(f"unexpected inference input '{name}' for model '{self.model_name}'{hint}")
+                raise InvalidArgument(f"unexpected inference input '{name[:100]}' for model '{self.model_name}'{hint}")
 
     def _columns(self, specs: Sequence[TensorSpec]) -> Mapping[str, Any]:
         """The values by input; in the row format, those of all rows."""
