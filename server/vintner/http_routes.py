@@ -10,9 +10,11 @@ from vintner.http_body import Bodies
 from vintner.http_generate import Generate
 from vintner.http_inference import Inference
 from vintner.http_models import Models
+from vintner.http_predict import Predict
 from vintner.http_repository import Control
 from vintner.http_server import Method, Route, route
 from vintner.http_transport import Answer, Environ
+from vintner.http_v1_models import V1Models
 from vintner.service import Service
 
 UNSUPPORTED: Final[Mapping[str, str]] = {
@@ -32,7 +34,9 @@ def routes(service: Service, max_request_bytes: int, max_bodies: int, max_upload
     return [
         *Inference(service, bodies).routes,
         *Generate(service, bodies).routes,
+        *Predict(service, bodies).routes,
         *Models(service).routes,
+        *V1Models(service).routes,
         *Control(service, max_request_bytes, max_upload_bytes).routes,
         *(route(pattern, GET=_unsupported(what), POST=_unsupported(what)) for what, pattern in UNSUPPORTED.items()),
     ]

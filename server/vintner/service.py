@@ -52,9 +52,10 @@ class ServerMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """`versions` are the ready ones, or the one that was asked for."""
+    """`versions` are the ready ones, or the one that was asked for; `version` is the one that the rest is of."""
 
     name: str
+    version: str
     versions: Sequence[str]
     platform: str
     inputs: Sequence[TensorSpec]
@@ -83,6 +84,7 @@ class Service:
         self._lock = Lock()
         self._running = 0
         self._stopping = False
+        self.started = time.time()
         self._parking = Parking(manager.threads.alarms)
         self._places = BoundedSemaphore(CONTROL_THREADS // 2)
 
@@ -134,7 +136,7 @@ class Service:
         servable = self._awaited(name, version)
         try:
             versions = [servable.version] if version else self._manager.ready_versions(name)
-            return ModelMetadata(name, versions, servable.platform, servable.inputs, servable.outputs)
+            return ModelMetadata(name, servable.version, versions, servable.platform, servable.inputs, servable.outputs)
         finally:
             servable.release()
 
@@ -171,6 +173,31 @@ class Service:
     def version_states(self) -> dict[str, Any]:
         """OpenVINO Model Server's document, of every version that is known."""
         return ovms_view.document(self._manager.index())
+
+    def model_states(self, name: str, version: str = "") -> dict[str, Any]:
+        """The same of one model, or of one version of it: TensorFlow Serving's model status.
+
+        Raises NotFound for a model or a version that is not known, InvalidArgument for a version that can be none.
+        """
+        entries = [entry for entry in self._manager.index(name) if version in ("", entry.version)]
+        if not entries:
+            self.check_model(name, version)
+        return {"model_version_status": [], **ovms_view.document(entries).get(name, {})}
+
+    def models_ready(self) -> list[str]:
+        """The models that answer requests, in order; also those that are loaded for it."""
+        return [name for name in dict.fromkeys(entry.name for entry in self._manager.index()) if self._answers(name)]
+
+    def _answers(self, name: str) -> bool:
+        try:
+            self.check_model(name)
+        except VintnerError:
+            return False
+        return True
+
+    def version_of(self, name: str, label: str) -> str:
+        """The version that has a label in its model's configuration. Raises NotFound."""
+        return self._manager.labelled(name, label)
 
     def reload(self) -> bool:
         """Looks again at what is wanted and waits for it; whether anything changed. Raises as `Reloading.reload`."""
@@ -215,6 +242,8 @@ class Service:
             reply(result)
 
         try:
+            if request.untyped is not None:
+                request.inputs, request.untyped = request.untyped.typed(servable.inputs), None
             return servable.submit(request, settle)
         except Exception as exc:
             settle(exc)

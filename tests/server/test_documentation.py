@@ -49,14 +49,12 @@ def here(text: str, server: RunningServer) -> str:
     return text.replace(".venv/bin/vintner", f"{sys.executable} -m vintner")
 
 
-@pytest.mark.parametrize(("command", "output"), list(commands()))
-def test_the_readmes_commands_print_what_it_says(shipped: RunningServer, command: str, output: str) -> None:
-    run = subprocess.run(["bash", "-c", here(command, shipped)], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert run.stdout.rstrip("\n") == output.rstrip("\n"), run.stderr
+PAGES = ("README.md", "docs/streaming.md", "docs/v1.md")
+"""Whose commands are for the repository that ships."""
 
 
-@pytest.mark.parametrize(("command", "output"), list(commands("docs/streaming.md")))
-def test_the_commands_that_stream_print_what_the_docs_say(shipped: RunningServer, command: str, output: str) -> None:
+@pytest.mark.parametrize(("command", "output"), [shown for page in PAGES for shown in commands(page)])
+def test_commands_print_what_the_pages_say(shipped: RunningServer, command: str, output: str) -> None:
     run = subprocess.run(["bash", "-c", here(command, shipped)], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.stdout.rstrip("\n") == output.rstrip("\n"), run.stderr
 
@@ -78,6 +76,11 @@ def test_the_backend_in_the_docs_streams(tmp_path: Path) -> None:
         server.kill()
     numbers = [json.loads(event[6:])["number"] for event in found.decode().split("\n\n") if event]
     assert numbers == [0, 1, 2]
+
+
+def test_the_labels_in_the_docs_are_valid() -> None:
+    (keys,) = (text for language, text in blocks("docs/v1.md") if language == "yaml")
+    assert parse_model_config(yaml.safe_load(keys), "docs/v1.md").version_labels == {"stable": 1, "next": 2}
 
 
 def test_the_commands_that_control_models_print_what_the_docs_say(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ MANAGED = {
     "memory_bytes": "test_the_least_recently_used_model_makes_room",
     "resource_preserving": "test_what_is_unloaded_first_keeps_requests_waiting_and_comes_back_if_the_new_fails",
     "traffic": "test_router.py",
+    "version_labels": "test_a_label_names_a_version_and_moves_without_a_load",
 }
 """Keys that are for the manager and the router alone, each with the test of its own elsewhere."""
 
