@@ -30,7 +30,7 @@ from vintner.model_control import ModelControl
 from vintner.model_source import Scan
 from vintner.ovms_file import OvmsFile
 from vintner.response_cache import ResponseCache
-from vintner.service import CONTROL_THREADS, Service
+from vintner.service import CONTROL_THREADS, MOST_STREAMS, Service
 from vintner.shared_memory import Regions
 from vintner.tracking import Repository
 from vintner.uploads import Uploads
@@ -154,7 +154,7 @@ class _Server:
             HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests, upload)),
             host=config.host,
             port=config.http_port,
-            threads=config.max_concurrent_requests + CONTROL_THREADS,
+            threads=config.max_concurrent_requests + CONTROL_THREADS + MOST_STREAMS,
             purpose="REST",
         )
         self._metrics: HttpTransport = HttpTransport(

@@ -16,7 +16,7 @@ import numpy as np
 
 from vintner.errors import InvalidArgument
 from vintner.labels import Labels
-from vintner.types import Array, Response, Tensor, TensorSpec
+from vintner.types import Array, Request, Response, Tensor, TensorSpec
 
 MOST_STRINGS: Final = 1_000_000
 """Triton's limit."""
@@ -34,6 +34,9 @@ class Classified(Protocol):
     def labels(self) -> Labels: ...
 
     @property
+    def outputs(self) -> Sequence[TensorSpec]: ...
+
+    @property
     def has_rows(self) -> bool:
         """Whether the first dimension of an output is the batch."""
         ...
@@ -48,13 +51,17 @@ def check_classes(classes: Mapping[str, int], outputs: Sequence[TensorSpec]) -> 
             )
 
 
-def classifying(classes: Mapping[str, int], model: Classified, reply: Reply) -> Reply:
-    """The reply that turns the outputs that are wanted as so many classes into these before it passes them on."""
+def classifying(request: Request, model: Classified, reply: Reply) -> Reply:
+    """The reply that turns the outputs that are wanted as so many classes into these before it passes them on; the
+    responses of a decoupled model come to the request so, too."""
+    classes, respond = request.classes or {}, request.on_response
+    if respond is not None:
+        request.on_response = lambda response: respond(classified(response, classes, model))
 
     def classify(result: Response | Exception) -> None:
         if isinstance(result, Response):
             try:
-                result = _classified(result, classes, model)
+                result = classified(result, classes, model)
             except Exception as exc:
                 result = exc
         reply(result)
@@ -62,13 +69,14 @@ def classifying(classes: Mapping[str, int], model: Classified, reply: Reply) -> 
     return classify
 
 
-def _classified(response: Response, classes: Mapping[str, int], model: Classified) -> Response:
-    outputs = {
-        name: classes_of(name, tensor.array, classes[name], model.labels.get(name, ()), model.has_rows)
-        if name in classes
-        else tensor
-        for name, tensor in response.outputs.items()
-    }
+def classified(response: Response, classes: Mapping[str, int], model: Classified) -> Response:
+    """Raises InvalidArgument as `classes_of`."""
+    ranks = {spec.name: len(spec.shape) for spec in model.outputs} if model.has_rows else {}
+    outputs = dict(response.outputs)
+    for name in outputs.keys() & classes.keys():
+        array = outputs[name].array
+        has_rows = array.ndim == ranks.get(name)  # a decoupled model may respond with one row, and no batch around it
+        outputs[name] = classes_of(name, array, classes[name], model.labels.get(name, ()), has_rows)
     return replace(response, outputs=outputs)
 
 

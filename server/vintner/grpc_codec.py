@@ -71,6 +71,10 @@ NO_REGIONS: Final = Regions()
 """Where shared memory is not allowed."""
 NO_PLACES: Final[Mapping[str, Part]] = {}
 
+_INFER_RESPONSE: Final = bytes(
+    [pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number << 3 | _LENGTH_DELIMITED]
+)
+
 
 def decode_infer(message: pb.ModelInferRequest, regions: Regions = NO_REGIONS) -> Request:
     """Views of the message's bytes where it is raw, one copy where it is typed or in one of the regions.
@@ -294,6 +298,18 @@ def _head_with_places(response: Response, places: Mapping[str, Part]) -> bytes:
     return message.SerializeToString()
 
 
+def encode_stream_response(response: Response, *, final: bool, places: Mapping[str, Part] = NO_PLACES) -> bytes:
+    """The bytes of a ModelStreamInferResponse. `final`: no more comes of the request. Raises as `encode_infer`."""
+    return b"".join(_field(_INFER_RESPONSE, encode_infer(response, places) + _FINAL[final]))
+
+
+def encode_stream_error(message: str, request_id: str) -> bytes:
+    """The same for a request that failed."""
+    answer = pb.ModelStreamInferResponse(error_message=message)
+    answer.infer_response.id = request_id
+    return answer.SerializeToString()
+
+
 @lru_cache(maxsize=1024)
 def _head(model_name: str, version: str, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
     message = pb.ModelInferResponse(model_name=model_name, model_version=version)
@@ -307,6 +323,10 @@ def _encode_parameters(parameters: Mapping[str, Parameter]) -> bytes:
     for key, value in parameters.items():
         setattr(message.parameters[key], _PARAMETER_FIELDS[type(value)], value)
     return message.SerializeToString()
+
+
+_FINAL: Final = {final: _encode_parameters({"triton_final_response": final}) for final in (False, True)}
+"""What is put behind a response of a stream."""
 
 
 def _field(tag: bytes, value: bytes) -> tuple[bytes, bytes, bytes]:

@@ -7,18 +7,20 @@ from typing import Final
 
 from vintner.errors import Unsupported
 from vintner.http_body import Bodies
+from vintner.http_generate import Generate
 from vintner.http_inference import Inference
 from vintner.http_models import Models
+from vintner.http_predict import Predict
 from vintner.http_repository import Control
 from vintner.http_server import Method, Route, route
 from vintner.http_shared_memory import SharedMemory
 from vintner.http_transport import Answer, Environ
+from vintner.http_v1_models import V1Models
 from vintner.service import Service
 
 UNSUPPORTED: Final[Mapping[str, str]] = {
     "tracing": r"/v2(?:/models/[^/]+(?:/versions/[^/]+)?)?/trace/setting",
     "changing what is logged": r"/v2/logging",
-    "generation": r"/v2/models/[^/]+(?:/versions/[^/]+)?/generate(?:_stream)?",
 }
 """Routes of Triton's that are not served here."""
 
@@ -31,7 +33,10 @@ def routes(service: Service, max_request_bytes: int, max_bodies: int, max_upload
     bodies = Bodies(max_request_bytes, max_bodies)
     return [
         *Inference(service, bodies).routes,
+        *Generate(service, bodies).routes,
+        *Predict(service, bodies).routes,
         *Models(service).routes,
+        *V1Models(service).routes,
         *Control(service, max_request_bytes, max_upload_bytes).routes,
         *SharedMemory(service.regions, max_request_bytes).routes,
         *(route(pattern, GET=_unsupported(what), POST=_unsupported(what)) for what, pattern in UNSUPPORTED.items()),

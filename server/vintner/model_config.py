@@ -114,6 +114,12 @@ def _label_file(given: str) -> str:
     return given
 
 
+def _label(given: str) -> str:
+    if "/" in given:
+        raise _unfit("a label without a slash, which cannot be part of a path", given)
+    return given
+
+
 def _batching(given: object) -> object:
     return {"enabled": given} if isinstance(given, bool) else given
 
@@ -135,6 +141,7 @@ LABEL_FILE: Final = re.compile(r"[^./\\\0][^/\\\0]*\.txt")
 """What may hold labels: of all that lies beside the versions of a model, files of these names belong to it."""
 
 Name = Annotated[str, Field(min_length=1)]
+Label = Annotated[str, Field(min_length=1), AfterValidator(_label)]
 Hint = Literal["throughput", "latency"]
 Precision = Literal["f32", "f16", "bf16"]
 Cores = Annotated[str, Field(min_length=1), BeforeValidator(lambda given: str(given) if type(given) is int else given)]
@@ -160,6 +167,7 @@ IN_PLACE: Final = frozenset(
         "resource_preserving",
         "response_cache",
         "traffic",
+        "version_labels",
         "version_policy",
     }
 )
@@ -430,6 +438,8 @@ class ModelConfig(Section):
     batch_inputs: Annotated[Mapping[str, BatchInputConfig], BeforeValidator(_by_tensor)] = {}
     warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()
     version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()
+    decoupled: StrictBool = False
+    version_labels: Mapping[Label, Count] = {}
     resource_preserving: StrictBool = False
     load: Literal["at_start", "on_demand"] = "at_start"
     idle_unload_seconds: Seconds | None = None
@@ -440,11 +450,11 @@ class ModelConfig(Section):
 
     def wanted_versions(self, available: Collection[int]) -> tuple[int, ...]:
         """Those of the available versions that are to be loaded, in ascending order: what the policy selects of those
-        that are not on trial, and what `traffic` names. A version on trial is not the latest yet."""
-        if self.traffic is None:
-            return self.version_policy.select(available)
-        selected = self.version_policy.select(set(available) - self.traffic.on_trial)
-        return tuple(sorted({*selected, *self.traffic.versions.intersection(available)}))
+        that are not on trial, and what `traffic` or a label names. A version on trial is not the latest yet."""
+        on_trial, directed = (self.traffic.on_trial, self.traffic.versions) if self.traffic else (set(), set())
+        selected = self.version_policy.select(set(available) - on_trial)
+        named = {*directed, *self.version_labels.values()}
+        return tuple(sorted({*selected, *named.intersection(available)}))
 
     def in_pools(self) -> tuple[ModelConfig, ...]:
         """For each pool, the configuration of a model that is on its device alone."""

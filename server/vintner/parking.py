@@ -39,6 +39,8 @@ class _Parked:
     def __init__(self, request: Request, ways: _Ways) -> None:
         self.name = request.model_name
         self.size = sum(tensor.nbytes for tensor in request.inputs.values())
+        if request.untyped is not None:
+            self.size += request.untyped.size
         self.cancellation = request.cancellation
         self.alarm: Alarm | None = None
         self._ways: _Ways | None = ways

@@ -47,6 +47,10 @@ CONTROL_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
 SHARED_MEMORY_EXTENSION = "system_shared_memory"
 """The same, for where clients may register regions."""
 
+MOST_STREAMS = 256
+"""Streams that are open at the same time over one protocol: each keeps threads of its front end, even if it is idle, or
+if its client takes nothing."""
+
 CONTROL_THREADS = 32
 """Threads that a front end has beyond those that inferences can occupy, so that a health check always finds one."""
 
@@ -60,9 +64,10 @@ class ServerMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """`versions` are the ready ones, or the one that was asked for."""
+    """`versions` are the ready ones, or the one that was asked for; `version` is the one that the rest is of."""
 
     name: str
+    version: str
     versions: Sequence[str]
     platform: str
     inputs: Sequence[TensorSpec]
@@ -93,6 +98,7 @@ class Service:
         self._lock = Lock()
         self._running = 0
         self._stopping = False
+        self.started = time.time()
         self._parking = Parking(manager.threads.alarms)
         self._places = BoundedSemaphore(CONTROL_THREADS // 2)
 
@@ -145,7 +151,7 @@ class Service:
         servable = self._awaited(name, version)
         try:
             versions = [servable.version] if version else self._manager.ready_versions(name)
-            return ModelMetadata(name, versions, servable.platform, servable.inputs, servable.outputs)
+            return ModelMetadata(name, servable.version, versions, servable.platform, servable.inputs, servable.outputs)
         finally:
             servable.release()
 
@@ -183,6 +189,31 @@ class Service:
         """OpenVINO Model Server's document, of every version that is known."""
         return ovms_view.document(self._manager.index())
 
+    def model_states(self, name: str, version: str = "") -> dict[str, Any]:
+        """The same of one model, or of one version of it: TensorFlow Serving's model status.
+
+        Raises NotFound for a model or a version that is not known, InvalidArgument for a version that can be none.
+        """
+        entries = [entry for entry in self._manager.index(name) if version in ("", entry.version)]
+        if not entries:
+            self.check_model(name, version)
+        return {"model_version_status": [], **ovms_view.document(entries).get(name, {})}
+
+    def models_ready(self) -> list[str]:
+        """The models that answer requests, in order; also those that are loaded for it."""
+        return [name for name in dict.fromkeys(entry.name for entry in self._manager.index()) if self._answers(name)]
+
+    def _answers(self, name: str) -> bool:
+        try:
+            self.check_model(name)
+        except VintnerError:
+            return False
+        return True
+
+    def version_of(self, name: str, label: str) -> str:
+        """The version that has a label in its model's configuration. Raises NotFound."""
+        return self._manager.labelled(name, label)
+
     def reload(self) -> bool:
         """Looks again at what is wanted and waits for it; whether anything changed. Raises as `Reloading.reload`."""
         if self._reloading is None:
@@ -216,7 +247,7 @@ class Service:
             return None
         metrics = servable.metrics.requests[protocol]
         if request.classes:
-            reply = classifying(request.classes, servable, reply)
+            reply = classifying(request, servable, reply)
         if self._routers and not request.model_version:
             reply = self._observed(request, servable, started, reply)
 
@@ -232,6 +263,8 @@ class Service:
                 check_stateless(request.model_name, request.parameters)
             if request.classes:
                 check_classes(request.classes, servable.outputs)
+            if request.untyped is not None:
+                request.inputs, request.untyped = request.untyped.typed(servable.inputs), None
             return servable.submit(request, settle)
         except Exception as exc:
             settle(exc)
@@ -272,6 +305,15 @@ class Service:
             refuse(exc)
         else:
             self._manager.wake(name, go_on, request.model_version)
+
+    def is_decoupled(self, name: str, version: str) -> bool:
+        """Whether a model may give several responses to a request; False for one that is not loaded."""
+        try:
+            servable = self._lease(name, version)
+        except Exception:
+            return False
+        servable.release()
+        return servable.decoupled
 
     def infer(self, request: Request, protocol: str) -> Response:
         """As `submit`, for a caller that can wait. Raises VintnerError, or what the backend raised."""

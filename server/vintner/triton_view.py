@@ -62,6 +62,7 @@ def model_config(servable: Servable) -> pb.ModelConfig:
         message.batch_input.add(kind=kind, target_name=[target], source_input=[source])
     if servable.max_rows > 1:
         message.dynamic_batching.CopyFrom(_dynamic_batching(servable))
+    message.model_transaction_policy.decoupled = servable.decoupled
     if servable.caches:
         message.response_cache.enable = True
     return message

@@ -9,10 +9,10 @@ make as a plain one (measured), so these three are not frozen; nothing changes t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +120,19 @@ class Cancellation:
             callback()
 
 
+class Untyped(Protocol):
+    """Inputs whose values take their datatypes from the version that gets them."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that they take until then."""
+        ...
+
+    def typed(self, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
+        """What a version with these inputs gets. Raises InvalidArgument."""
+        ...
+
+
 @dataclass(slots=True)
 class Request:
     """One inference request. `model_version` is "" for the default version; no `outputs` means all of them."""
@@ -135,6 +148,11 @@ class Request:
     cancellation: Cancellation | None = None
     classes: Mapping[str, int] | None = None
     """Of outputs that are wanted as so many classes, instead of as they are."""
+    on_response: Callable[[Response], None] | None = None
+    """Takes the responses of a decoupled model, before the answer that ends the request and is empty. It may block.
+    None where a single answer is all that can be taken."""
+    untyped: Untyped | None = None
+    """What the inputs are made of once it is known which version serves; until then there are none."""
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "kept" / "config.yaml").write_text(
         "response_cache: true\noutputs: {output: {labels: animals.txt, name: answer}}\n"
     )
+    write_model(root / "decoupled" / "1", fake_model(shape=(-1, 3)) | {"decoupled": True})
+    (root / "decoupled" / "labels.txt").write_text("cat\ndog\nowl\n")
+    (root / "decoupled" / "config.yaml").write_text("outputs: {output: {labels: labels.txt}}\n")
     write_model(root / "changing" / "1", fake_model(shape=(-1, 3)))
     (root / "changing" / "animals.txt").write_text("cat\n")
     (root / "changing" / "config.pbtxt").write_text(
@@ -85,6 +89,23 @@ def test_each_row_has_its_best_classes_with_labels(server: RunningServer, protoc
     assert answer.tolist() == expected
     assert infer(server, protocol, "animals", class_count=9, binary=True).shape == (2, 3)
     assert infer(server, protocol, "animals").tolist() == (VALUES * 2).tolist()
+
+
+@pytest.mark.parametrize("model", ["animals", "decoupled"])
+def test_the_responses_of_a_stream_have_classes(server: RunningServer, model: str) -> None:
+    events: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        client.start_stream(lambda result, error: events.put((result, error)))
+        given = triton_grpc.InferInput("input", [2, 3], "FP32")
+        given.set_data_from_numpy(VALUES)
+        client.async_stream_infer(model, [given], outputs=[triton_grpc.InferRequestedOutput("output", class_count=2)])
+        rows: list[Any] = []
+        while len(rows) < 2:
+            result, error = events.get(timeout=20)
+            assert error is None, error
+            rows += np.atleast_2d(result.as_numpy("output")).tolist()
+        client.stop_stream()
+    assert rows == BEST
 
 
 def test_a_model_without_rows_has_one_list_of_classes(server: RunningServer, protocol: str) -> None:

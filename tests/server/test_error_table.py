@@ -281,7 +281,7 @@ def test_readiness_and_metadata_of_an_unknown_model_are_not_found(doubling: Runn
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v2/nothing", "/v2/models", "/v2/models//infer", "/v3", "//v2", "/v2/health/live/"]
+    "path", ["/nothing", "/v1", "/v2/nothing", "/v2/models", "/v2/models//infer", "/v3", "//v2", "/v2/health/live/"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_an_unknown_route_is_a_404(doubling: RunningServer, method: str, path: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(root / "double" / "1", fake_model(shape=(-1, 2)))
     write_model(root / "slow" / "1", fake_model(shape=(-1, 2)))
     write_model(root / "text" / "1", fake_model("BYTES", (-1,)))
+    write_model(root / "rows" / "1", fake_model(shape=(-1, 2)) | {"decoupled": True})
     pair = [{"name": f"{{}}{number}", "datatype": "FP32", "shape": [-1, 2]} for number in range(2)]
     named = {kind: [entry | {"name": entry["name"].format(prefix)} for entry in pair] for kind, prefix in
              (("inputs", "in"), ("outputs", "out"))}  # fmt: skip
@@ -314,6 +316,28 @@ def test_the_asynchronous_clients_use_regions(server: RunningServer, protocol: s
     status = asyncio.run(use())
     assert not (status.regions if protocol == "grpc" else status)
     assert shm.get_contents_as_numpy(region, np.float32, [2, 2], 16).tolist() == (VALUES * 2).tolist()
+
+
+def test_a_stream_uses_regions(server: RunningServer, create: Any) -> None:
+    region = create(content=VALUES)
+    events: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        register(client, "streamed", region)
+        client.start_stream(lambda result, error: events.put((result, error)))
+        inputs, outputs = [shared_input(triton_grpc, "streamed")], [shared_output(triton_grpc, "streamed", offset=16)]
+        client.async_stream_infer("double", inputs, outputs=outputs)
+        result, error = events.get(timeout=20)
+        assert error is None
+        assert list(result.get_response().raw_output_contents) == [b""]
+        assert shm.get_contents_as_numpy(region, np.float32, [2, 2], 16).tolist() == (VALUES * 2).tolist()
+        client.async_stream_infer("rows", inputs)
+        rows = [events.get(timeout=20)[0].as_numpy("output").tolist() for _ in range(2)]
+        assert rows == (VALUES * 2).tolist()
+        client.async_stream_infer("rows", inputs, outputs=outputs)
+        result, error = events.get(timeout=20)
+        assert "each response would overwrite the one before" in error.message()
+        client.unregister_system_shared_memory("streamed")
+        client.stop_stream()
 
 
 SHARED = {"shared_memory_region": "region", "shared_memory_byte_size": 8}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from hypothesis.extra import numpy as npst
 from vintner.classification import UNFIT, check_classes, classes_of, classifying
 from vintner.errors import InvalidArgument
 from vintner.labels import Labels
-from vintner.types import DTYPES, Response, Tensor, TensorSpec
+from vintner.types import DTYPES, Request, Response, Tensor, TensorSpec
 
+WANTED = Request("m", "", {}, classes={"y": 1})
 FIT = sorted(set(DTYPES) - UNFIT)
 
 
@@ -22,6 +25,7 @@ class Model:
     """As much of a loaded version as is asked of it."""
 
     labels: Labels = field(default_factory=dict)
+    outputs: Sequence[TensorSpec] = (TensorSpec("y", "INT8", (-1, 2)),)
     has_rows: bool = True
 
 
@@ -109,7 +113,7 @@ def test_only_the_outputs_that_are_wanted_so_become_classes_and_the_response_sta
     plain, values = Tensor("FP32", np.ones((1, 2), np.float32)), Tensor("INT8", np.array([[1, 2]], np.int8))
     response = Response("m", "1", {"y": values, "plain": plain}, "7", {"timing": 1})
     got: list[Response | Exception] = []
-    classifying({"y": 1}, Model({"y": [b"no", b"yes"]}), got.append)(response)
+    classifying(WANTED, Model({"y": [b"no", b"yes"]}), got.append)(response)
     (answer,) = got
     assert isinstance(answer, Response)
     assert list(answer.outputs) == ["y", "plain"]
@@ -119,11 +123,17 @@ def test_only_the_outputs_that_are_wanted_so_become_classes_and_the_response_sta
     assert response.outputs["y"] is values
 
 
-def test_there_is_one_answer_whatever_the_backend_returned() -> None:
-    got: list[Response | Exception] = []
-    reply = classifying({"y": 1}, Model(), got.append)
+def test_a_response_of_another_rank_has_no_rows() -> None:
+    got: list[Any] = []
+    classifying(WANTED, Model(), got.append)(Response("m", "1", {"y": Tensor("INT8", np.array([1, 2], np.int8))}))
+    assert got[0].outputs["y"].array.tolist() == [b"2:1"]
+
+
+def test_there_is_one_answer_whatever_goes_wrong() -> None:
+    got: list[Any] = []
+    reply = classifying(WANTED, Model(), got.append)
     reply(error := InvalidArgument("no"))
-    reply(Response("m", "1", {"y": Tensor("INT8", np.array(1, np.int8))}))  # no first dimension, though it has rows
+    reply(Response("m", "1", {"y": Tensor("INT8", np.array(["a"], np.object_))}))  # not what its datatype says
     assert got[0] is error
-    assert isinstance(got[1], IndexError)
+    assert isinstance(got[1], TypeError)
     assert len(got) == 2

@@ -35,6 +35,7 @@ RELOADED: Mapping[str, tuple[Any, Any]] = {
     "pools": ([{"device": "CPU", "instances": 2}], [{"device": "CPU", "instances": "auto"}]),
     "core_weight": (1, 2),
     "rate_limiter": ({"resources": {"gpu": 1}}, {"resources": {"gpu": 2}}),
+    "decoupled": (False, True),
     "batching.enabled": (True, False),
     "batching.max_batch_size": (8, 16),
     "batching.compiled_sizes": ([1, 2], [1, 4]),
@@ -70,6 +71,7 @@ MANAGED = {
     "memory_bytes": "test_the_least_recently_used_model_makes_room",
     "resource_preserving": "test_what_is_unloaded_first_keeps_requests_waiting_and_comes_back_if_the_new_fails",
     "traffic": "test_router.py",
+    "version_labels": "test_a_label_names_a_version_and_moves_without_a_load",
 }
 """Keys that are for the manager and the router alone, each with the test of its own elsewhere."""
 
