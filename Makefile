@@ -56,7 +56,7 @@ $(BIN)/python:
 $(PROMTOOL): | $(BIN)/python
 	@command -v promtool >/dev/null || command -v apt-get >/dev/null || \
 	  { echo "The tests need promtool, which comes with Prometheus; install that."; exit 1; }
-	if command -v promtool; then ln -s "$$(command -v promtool)" $@; else \
+	if command -v promtool; then ln -sf "$$(command -v promtool)" $@; else \
 	  rm -rf $(VENV)/prometheus && mkdir $(VENV)/prometheus && cd $(VENV)/prometheus && \
 	  { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; } && \
 	  dpkg -x prometheus_*.deb . && mv usr/bin/promtool ../bin/ && cd .. && rm -r prometheus; \
