@@ -232,6 +232,8 @@ class ModelMetrics:
         self.version = version
         self.labels = label_pairs({"model": model, "version": version})
         """As the series have them."""
+        self.tagged = self.labels
+        """As those by Triton's names have them."""
         self.gauges = gauges
         self.pools = pools
         self.load_seconds = 0.0
@@ -244,6 +246,11 @@ class ModelMetrics:
         self.scheduler = SchedulerMetrics()
         self.cache = CacheMetrics()
         self.requests: Mapping[str, RequestMetrics] = {protocol: RequestMetrics() for protocol in PROTOCOLS}
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Sets the labels that the configuration adds to Triton's; each has an underscore before it, as there."""
+        tagged = {f"_{name}": text for name, text in tags.items()}
+        self.tagged = label_pairs({"model": self.model, "version": self.version, **tagged})
 
 
 class Dialect(Protocol):

@@ -117,6 +117,7 @@ class Servable:
             self._share = self._responses.share(self.metrics.cache)
         self._cache = self._share if config.response_cache else None
         self.metrics.cached = self.caches
+        self.metrics.tag(config.metric_tags)
 
     @property
     def title(self) -> str:

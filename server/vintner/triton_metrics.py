@@ -61,7 +61,7 @@ class TritonMetrics:
         gauges = {name: GaugeMetricFamily(name, text) for name, text in GAUGES.items()}
         failures = NamedCounterMetricFamily("nv_inference_request_failure", "Requests that failed, by why.")
         for model in unhurried(models):
-            labels = model.labels
+            labels = model.tagged
             for name, value in _counts(model).items():
                 counters[name].add_labelled(labels, value)
             for reason, number in _failures(model).items():

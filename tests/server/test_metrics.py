@@ -47,6 +47,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_model(root / name / "1", fake_model(shape=(-1, 2)))
         (root / name / "config.yaml").write_text(config)
     (root / "lazy" / "1" / HOLD_LOADS).touch()
+    write_model(root / "tagged" / "1")
+    (root / "tagged" / "config.pbtxt").write_text('metric_tags { key: "team" value: "vision" }\n')
     return root
 
 
@@ -214,6 +216,12 @@ def test_what_is_unloaded_has_no_series_by_any_name(server: RunningServer, model
     wait_until(lambda: '"leaving"' not in scrape(server))
 
 
+def test_the_tags_of_a_model_are_labels_by_tritons_names_alone(server: RunningServer) -> None:
+    assert 'nv_inference_count{model="tagged",version="1",_team="vision"} 0.0\n' in scrape(server)
+    assert server.counter("nv_inference_request_failure", model="tagged", _team="vision", reason="OTHER") == 0
+    assert 'vintner_inferences_total{model="tagged",version="1"} 0.0\n' in scrape(server)
+
+
 def test_the_host_is_watched(server: RunningServer) -> None:
     assert 0 <= server.counter("nv_cpu_utilization") <= 1
     assert 0 < server.counter("nv_cpu_memory_used_bytes") < server.counter("nv_cpu_memory_total_bytes")
@@ -294,6 +302,8 @@ def test_the_labels_are_those_of_the_docs(server: RunningServer) -> None:
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(scrape(server)):
         for sample in family.samples:
+            if "_team" in sample.labels:
+                continue
             name = sample.name if family.type == "counter" else family.name
             found.setdefault(name, set()).update(sample.labels.keys() - {"le"})
     before: set[str] = set()

@@ -89,6 +89,16 @@ def test_the_cache_has_series_where_it_is_used(model: ModelMetrics, tmp_path: Pa
     assert values["nv_cache_miss_duration_per_model"] == 5_000
 
 
+def test_tags_are_labels_of_all_series_of_the_model(model: ModelMetrics, tmp_path: Path) -> None:
+    model.tag({"team": 'a "b"'})
+    model.cached = True
+    text = exposition(TritonMetrics(Host(tmp_path)).families([model])).decode()
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    assert len(samples) == 18
+    labels = {"model": "m", "version": "3", "_team": 'a "b"'}
+    assert all(sample.labels.items() >= labels.items() for sample in samples)
+
+
 def test_the_host_has_no_labels() -> None:
     families = {family.name: family for family in text_string_to_metric_families(
         exposition(TritonMetrics(Host()).families([])).decode()
