@@ -119,6 +119,9 @@ def test_a_counter_may_keep_another_servers_name() -> None:
 def test_every_series_of_the_server_is_read() -> None:
     registry = Registry(lambda: ({"READY": 1}, 4), lambda: (2, 3))
     registry.add(ModelMetrics('a "model"', "1", lambda: {"in_flight": 4}, lambda: [PoolState("CPU", 0, 2, 0)]))
+    registry.loaded(1.5)
+    registry.loaded(0.5)
+    registry.parked = lambda: {"lazy": (2, 64)}
     families = list(text_string_to_metric_families(registry.render().decode()))
     names = [family.name for family in families]
     assert len(names) == len(set(names)), "the samples of a metric are in one group"
@@ -130,3 +133,8 @@ def test_every_series_of_the_server_is_read() -> None:
     assert samples["vintner_instances"].value == 2
     assert samples["vintner_cache_bytes"].value == 3
     assert samples["vintner_model_faults"].value == 4
+    assert samples["vintner_model_loads_total"].value == 2
+    assert samples["vintner_model_load_seconds_total"].value == 2.0
+    assert samples["vintner_parked_requests"] == Sample("vintner_parked_requests", {"model": "lazy"}, 2.0)
+    assert samples["vintner_parked_bytes"].value == 64
+    assert 0 <= samples["vintner_uptime_seconds"].value < 60
