@@ -248,7 +248,8 @@ class Service:
 
         try:
             if request.untyped is not None:
-                request.inputs, request.untyped = request.untyped.typed(servable.inputs), None
+                untyped, request.untyped = request.untyped, None
+                untyped.fill(request, servable.inputs)
             return servable.submit(request, settle)
         except Exception as exc:
             settle(exc)
