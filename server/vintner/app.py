@@ -25,14 +25,17 @@ from vintner.backend import Backends
 from vintner.config import ServerConfig
 from vintner.cores import available_cores
 from vintner.errors import ConfigError
+from vintner.host import Host
 from vintner.manager import Admission, Manager
 from vintner.model_control import ModelControl
 from vintner.model_source import Scan
 from vintner.ovms_file import OvmsFile
+from vintner.ovms_metrics import OvmsMetrics
 from vintner.response_cache import ResponseCache
 from vintner.service import CONTROL_THREADS, MOST_STREAMS, Service
 from vintner.shared_memory import Regions
 from vintner.tracking import Repository
+from vintner.triton_metrics import TritonMetrics
 from vintner.uploads import Uploads
 from vintner.watching import Watcher
 
@@ -139,6 +142,7 @@ class _Server:
             resources=_by_name(config.rate_limit_resource),
             admission=Admission(config.model_control == "explicit", _chosen(config.load_model)),
             memory_budget=config.model_memory_budget,
+            dialects=[TritonMetrics(Host()), *([OvmsMetrics()] if config.ovms_metrics else [])],
         )
         self._watcher = Watcher(repository, self._manager.aspire, poll_seconds=config.repository_poll_seconds)
         self._service = Service(

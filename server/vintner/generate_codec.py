@@ -1,12 +1,13 @@
 """Triton's generate extension: between a flat JSON object and a request, and between responses and flat objects.
 
-Pure. Knows the model's inputs, for only these tell its tensors from parameters. Invariant: no value is dropped: each
-key of a body is an input, a parameter, or an error.
+Pure. Only the inputs of the version that serves tell tensors from parameters, so a body is parsed first, and read when
+that is known. Invariant: no value is dropped: each key of a body is an input, a parameter, or an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
 
@@ -21,29 +22,37 @@ from vintner.types import Parameter, Request, Response, Tensor, TensorSpec
 RESERVED: Final = ("id", "parameters")
 
 
-def decode_generate(
-    text: bytes,
-    model_name: str,
-    model_version: str,
-    inputs: Sequence[TensorSpec],
-    limits: JsonLimits = DEFAULT_LIMITS,
-) -> Request:
-    """Keys that are inputs become tensors, `parameters` and all other keys parameters. Raises InvalidArgument."""
+@dataclass(frozen=True, slots=True)
+class GenerateInputs:
+    """The object that a client sent; `size` is the bytes of its text."""
+
+    document: Mapping[str, Any]
+    size: int
+
+    def fill(self, request: Request, specs: Sequence[TensorSpec]) -> None:
+        """Keys that are inputs become tensors, `parameters` and all other keys parameters. Raises InvalidArgument."""
+        inputs = {spec.name: spec for spec in specs}
+        flat = _flat(self.document, inputs)
+        request.inputs = {name: _tensor(inputs[name], value) for name, value in flat.items() if name in inputs}
+        request.parameters = {name: _parameter(name, value) for name, value in flat.items() if name not in inputs}
+        if "id" in inputs:
+            request.id = ""
+
+
+def decode_generate(text: bytes, model_name: str, model_version: str, limits: JsonLimits = DEFAULT_LIMITS) -> Request:
+    """The request, whose inputs are yet to be told from its parameters. Raises InvalidArgument."""
     document = parse(text, limits)
     if type(document) is not dict:
         raise InvalidArgument("the request body must be a JSON object")
-    specs = {spec.name: spec for spec in inputs}
-    request_id = document.get("id", "") if "id" not in specs else ""
-    if type(request_id) is not str:
-        raise InvalidArgument("'id' of the request must be a string")
-    flat = _flat(document, specs)
-    tensors = {name: _tensor(specs[name], value) for name, value in flat.items() if name in specs}
-    parameters = {name: _parameter(name, value) for name, value in flat.items() if name not in specs}
-    return Request(model_name, model_version, tensors, (), request_id, parameters)
+    given = document.get("id", "")
+    request_id = given if type(given) is str else ""  # an input may have that name
+    return Request(model_name, model_version, {}, (), request_id, untyped=GenerateInputs(document, len(text)))
 
 
 def _flat(document: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
     """The keys of the body with those of its `parameters`."""
+    if "id" not in specs and type(document.get("id", "")) is not str:
+        raise InvalidArgument("'id' of the request must be a string")
     flat = {key: value for key, value in document.items() if key in specs or key not in RESERVED}
     parameters = document.get("parameters", {}) if "parameters" not in specs else {}
     if type(parameters) is not dict:

@@ -204,7 +204,7 @@ class _Handlers:
 
     def model_ready(self, request: pb.ModelReadyRequest, context: Any) -> Message:
         try:
-            self._service.check_model(request.name, request.version)
+            self._service.check_model(request.name, request.version, "grpc")
         except ModelNotReady:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
@@ -213,7 +213,7 @@ class _Handlers:
         return codec.encode_server_metadata(self._service.server_metadata())
 
     def model_metadata(self, request: pb.ModelMetadataRequest, context: Any) -> Message:
-        return codec.encode_model_metadata(self._service.model_metadata(request.name, request.version))
+        return codec.encode_model_metadata(self._service.model_metadata(request.name, request.version, "grpc"))
 
     def model_statistics(self, request: pb.ModelStatisticsRequest, context: Any) -> Message:
         return codec.encode_statistics(self._service.statistics(request.name, request.version))

@@ -73,9 +73,7 @@ class Generate:
 
     def _decode(self, environ: Environ, model: str, version: str) -> Request:
         try:
-            text = self._bodies.read(environ)
-            inputs = self._service.model_metadata(model, version).inputs
-            return decode_generate(text, model, version, inputs)
+            return decode_generate(self._bodies.read(environ), model, version)
         except VintnerError as exc:
             self._service.reject(exc, "rest")
             raise

@@ -8,7 +8,7 @@ Invariant: what works goes on until what is to take its place works, unless some
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition, Event, Lock
@@ -23,7 +23,7 @@ from vintner.lifecycle import State
 from vintner.loaders import Loaders
 from vintner.loading import Loading, Opener
 from vintner.managed_model import UNLOADED, IndexEntry, ManagedModel
-from vintner.metrics import Registry
+from vintner.metrics import Dialect, Registry
 from vintner.model_config import QueueConfig, TrafficConfig
 from vintner.model_source import ModelSource, Scan, not_in_repository
 from vintner.response_cache import ResponseCache
@@ -75,6 +75,7 @@ class Manager:
         memory_budget: int | None = None,
         threads: Threads | None = None,
         loaders: Loaders | None = None,
+        dialects: Sequence[Dialect] = (),
     ) -> None:
         """`resources` are what models share by `rate_limiter`, in units; `cores` is one of them unless it is given.
         `memory_budget` is in bytes."""
@@ -85,6 +86,7 @@ class Manager:
             self.versions_by_state,
             lambda: cache.size if cache is not None else (0, 0),
             lambda: traffic_metrics.families(list(self.routers.values())),
+            dialects,
         )
         self._opener = Opener(backends, self.threads, cores, cache_dir, cache)
         self._admission = admission or Admission()

@@ -162,6 +162,7 @@ IN_PLACE: Final = frozenset(
         "load",
         "load_timeout_seconds",
         "memory_bytes",
+        "metric_tags",
         "queue",
         "reopen_after_failures",
         "resource_preserving",
@@ -176,6 +177,17 @@ IN_PLACE: Final = frozenset(
 The rest of `batching` does: what else it says decides which shapes the model is opened with, and an order of answers
 cannot begin or end among requests that are under way.
 """
+
+
+TAG: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_]*")
+"""With an underscore before it, it is a label; with two, it would be one that Prometheus keeps for itself."""
+
+
+def _tags(given: Mapping[str, str]) -> Mapping[str, str]:
+    for name in given:
+        if not TAG.fullmatch(name):
+            raise ValueError(f"expected letters, digits and underscores, a letter or digit first, got '{name}'")
+    return given
 
 
 class Section(BaseModel):
@@ -445,6 +457,7 @@ class ModelConfig(Section):
     idle_unload_seconds: Seconds | None = None
     load_timeout_seconds: Seconds | None = None
     memory_bytes: Annotated[int | None, BeforeValidator(_size)] = None
+    metric_tags: Annotated[Mapping[str, str], AfterValidator(_tags)] = {}
     traffic: TrafficConfig | None = None
     backend_options: Mapping[str, Any] = {}
 

@@ -8,7 +8,7 @@ either resumed or refused, once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final
@@ -61,6 +61,12 @@ class Parking:
         self._lock = Lock()
         self._waiting: dict[str, tuple[int, int]] = {}  # requests and bytes, by model
         self._parked: set[_Parked] = set()
+
+    @property
+    def waiting(self) -> Mapping[str, tuple[int, int]]:
+        """Requests and bytes, of the models that any wait for."""
+        with self._lock:
+            return dict(self._waiting)
 
     def park(
         self,

@@ -22,7 +22,7 @@ from vintner.errors import InvalidArgument, nearest
 from vintner.json_text import DEFAULT_LIMITS, JsonLimits, parse
 from vintner.tensor_bytes import check_shape
 from vintner.tensor_json import convert, spell_non_finite, unnest
-from vintner.types import DTYPES, Array, Response, Tensor, TensorSpec, bf16_to_fp32
+from vintner.types import DTYPES, Array, Request, Response, Tensor, TensorSpec, bf16_to_fp32
 
 SIGNATURE: Final = "serving_default"
 """The one signature that a model has here."""
@@ -42,6 +42,10 @@ class PredictInputs:
     values: Any
     in_rows: bool
     size: int
+
+    def fill(self, request: Request, specs: Sequence[TensorSpec]) -> None:
+        """Sets the inputs of the request. Raises InvalidArgument."""
+        request.inputs = self.typed(specs)
 
     def typed(self, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
         """The tensors of a model with these inputs. What the model does not have is left out, unless something is

@@ -118,6 +118,8 @@ class Servable:
         if config.response_cache and self._share is None and self._responses is not None:
             self._share = self._responses.share(self.metrics.cache)
         self._cache = self._share if config.response_cache and not self.decoupled else None
+        self.metrics.cached = self.caches
+        self.metrics.tag(config.metric_tags)
 
     @property
     def title(self) -> str:

@@ -100,6 +100,7 @@ class Service:
         self._stopping = False
         self.started = time.time()
         self._parking = Parking(manager.threads.alarms)
+        manager.registry.parked = lambda: self._parking.waiting
         self._places = BoundedSemaphore(CONTROL_THREADS // 2)
 
     # -- health ----------------------------------------------------------------------------------------------
@@ -126,16 +127,18 @@ class Service:
         """Has the requests answered that still wait for a model to be loaded at that time, of `time.monotonic`."""
         self._parking.clear(at)
 
-    def check_model(self, name: str, version: str = "") -> None:
+    def check_model(self, name: str, version: str = "", protocol: str | None = None) -> None:
         """Raises NotFound for an unknown model or version, ModelNotReady with the reason for one that is not ready.
 
-        One that is loaded when it is asked for is ready, though it sleeps.
+        One that is loaded when it is asked for is ready, though it sleeps. With a `protocol` it counts as a question.
         """
         try:
             servable = self._lease(name, version)
         except AwaitLoad:
             return
         servable.release()
+        if protocol is not None:
+            servable.metrics.asked("ModelReady", protocol, not servable.down)
         if servable.down:
             raise ModelNotReady(f"model '{name}' has no instance in service: {servable.faults}")
 
@@ -146,10 +149,12 @@ class Service:
         memory = (SHARED_MEMORY_EXTENSION,) if self.regions.allowed else ()
         return ServerMetadata(SERVER_NAME, __version__, (*EXTENSIONS, *more, *memory))
 
-    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
-        """Raises as `check_model`."""
+    def model_metadata(self, name: str, version: str = "", protocol: str | None = None) -> ModelMetadata:
+        """Raises, and counts, as `check_model`."""
         servable = self._awaited(name, version)
         try:
+            if protocol is not None:
+                servable.metrics.asked("ModelMetadata", protocol, True)
             versions = [servable.version] if version else self._manager.ready_versions(name)
             return ModelMetadata(name, servable.version, versions, servable.platform, servable.inputs, servable.outputs)
         finally:
@@ -264,7 +269,8 @@ class Service:
             if request.classes:
                 check_classes(request.classes, servable.outputs)
             if request.untyped is not None:
-                request.inputs, request.untyped = request.untyped.typed(servable.inputs), None
+                untyped, request.untyped = request.untyped, None
+                untyped.fill(request, servable.inputs)
             return servable.submit(request, settle)
         except Exception as exc:
             settle(exc)

@@ -32,6 +32,7 @@ SERVED: Final = frozenset(
         "max_batch_size",
         "default_model_filename",
         "parameters",
+        "metric_tags",
         "model_warmup",
         "input.name",
         "input.data_type",
@@ -72,7 +73,6 @@ SERVED: Final = frozenset(
 TUNING: Final = frozenset(
     {
         "runtime",
-        "metric_tags",
         "model_metrics",
         "input.format",
         "instance_group.secondary_devices",
@@ -177,6 +177,7 @@ def _document(config: model_config_pb2.ModelConfig, place: str) -> dict[str, Any
         "inputs": _tensors(config.input, batched, reshape),
         "outputs": _with_labels(_tensors(config.output, batched, reshape=False), config.output, place),
         "batch_inputs": _batch_inputs(config.batch_input),
+        "metric_tags": dict(config.metric_tags),
         "version_policy": _version_policy(config.version_policy),
         "warmup": [_warmup(sample, batched) for sample in config.model_warmup],
         "backend_options": {"graph_optimization": level} if level else None,

@@ -47,6 +47,7 @@ def model_config(servable: Servable) -> pb.ModelConfig:
         ],
         version_policy=_version_policy(servable),
         default_model_filename=config.filename or "",
+        metric_tags=config.metric_tags,
     )
     for number, pool in enumerate(servable.pools):
         gpu = pool.device.startswith("GPU")

@@ -121,15 +121,16 @@ class Cancellation:
 
 
 class Untyped(Protocol):
-    """Inputs whose values take their datatypes from the version that gets them."""
+    """What a request holds that takes its meaning from the version that gets it: which of its values are inputs, and of
+    what datatypes."""
 
     @property
     def size(self) -> int:
         """Bytes that they take until then."""
         ...
 
-    def typed(self, specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
-        """What a version with these inputs gets. Raises InvalidArgument."""
+    def fill(self, request: Request, specs: Sequence[TensorSpec]) -> None:
+        """Makes the request that of a version with these inputs. Raises InvalidArgument."""
         ...
 
 

@@ -390,8 +390,6 @@ def test_a_raw_binary_request_is_a_501(doubling: RunningServer) -> None:
         ("GET", "/v2/models/double_fp32/trace/setting", "tracing"),
         ("POST", "/v2/trace/setting", "tracing"),
         ("GET", "/v2/logging", "logged"),
-        ("POST", "/v2/models/double_fp32/generate", "generation"),
-        ("POST", "/v2/models/double_fp32/versions/1/generate_stream", "generation"),
     ],
 )
 def test_what_triton_has_and_this_server_has_not_is_a_501(

@@ -1,8 +1,4 @@
-"""TensorFlow Serving's and KServe v1's REST API over sockets, as their clients and OpenVINO Model Server's use it.
-
-The requests of `OvmsClient` are those of the package `ovmsclient` (2023.1, `ovmsclient/tfs_compat/http`): columns, by
-`json.dumps` of lists, to `/versions/0` for the default; bytes of one dimension as base64. It reads what is read there.
-"""
+"""TensorFlow Serving's and KServe v1's REST API over sockets, as their clients and OpenVINO Model Server's use it."""
 
 from __future__ import annotations
 
@@ -19,55 +15,14 @@ from fake_backend import fake_model, write_model
 from held_backend import held_loads
 from infer_calls import Background, rest_refusal, wait_until
 from model_builders import openvino_doubling
+from ovmsclient import make_http_client
+from ovmsclient.tfs_compat.base.errors import InvalidInputError, ModelNotFoundError
 from running_server import RunningServer, start_server
 from vintner.types import DTYPES
 
 Start = Callable[..., RunningServer]
 
 AVAILABLE = {"state": "AVAILABLE", "status": {"error_code": "OK", "error_message": "OK"}}
-
-
-class OvmsClient:
-    def __init__(self, server: RunningServer) -> None:
-        self._server = server
-
-    def _get(self, path: str) -> Any:
-        status, headers, body = self._server.request("GET", path)
-        assert (status, headers["Content-Type"]) == (200, "application/json"), body
-        return json.loads(body)
-
-    def predict(self, inputs: dict[str, Any], model: str, version: int = 0) -> Any:
-        parsed = {name: self._parsed(np.array(values)) for name, values in inputs.items()}
-        body = json.dumps({"inputs": parsed}).encode()
-        status, _, reply = self._server.request("POST", f"/v1/models/{model}/versions/{version}:predict", body)
-        assert status == 200, reply
-        outputs = json.loads(reply)["outputs"]
-        return {name: np.array(value) for name, value in outputs.items()} if isinstance(outputs, dict) else outputs
-
-    @staticmethod
-    def _parsed(values: Any) -> Any:
-        if values.dtype.type == np.bytes_:
-            return [{"b64": b64encode(value).decode()} for value in values]
-        return values.tolist()
-
-    def status(self, model: str, version: int = 0) -> dict[int, tuple[str, str]]:
-        document = self._get(f"/v1/models/{model}/versions/{version}")
-        return {
-            int(each["version"]): (each["state"], each["status"]["error_code"])
-            for each in document["model_version_status"]
-        }
-
-    def metadata(self, model: str, version: int = 0) -> dict[str, Any]:
-        document = self._get(f"/v1/models/{model}/versions/{version}/metadata")
-        signature = document["metadata"]["signature_def"]["signatureDef"]["serving_default"]
-        result: dict[str, Any] = {
-            kind: {
-                name: (tensor["dtype"], [int(dim["size"]) for dim in tensor["tensorShape"]["dim"]])
-                for name, tensor in signature[kind].items()
-            }
-            for kind in ("inputs", "outputs")
-        }
-        return result | {"version": int(document["modelSpec"]["version"])}
 
 
 @pytest.fixture(scope="module")
@@ -278,8 +233,8 @@ TENSORFLOW = {"BOOL": "DT_BOOL", "FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": 
 
 @pytest.mark.parametrize("datatype", DTYPES)
 def test_metadata_names_datatypes_as_tensorflow_does(doubling: RunningServer, datatype: str) -> None:
-    metadata = OvmsClient(doubling).metadata(f"double_{datatype.lower()}")
-    assert metadata["inputs"] == {"input": (TENSORFLOW.get(datatype, f"DT_{datatype}"), [-1, 2])}
+    metadata = make_http_client(doubling.http).get_model_metadata(f"double_{datatype.lower()}")
+    assert metadata["inputs"] == {"input": {"dtype": TENSORFLOW.get(datatype, f"DT_{datatype}"), "shape": [-1, 2]}}
 
 
 @pytest.mark.parametrize("suffix", ["", "/metadata", "/versions/9", "/versions/9/metadata", "/labels/gone/metadata"])
@@ -292,17 +247,33 @@ def test_what_is_not_there_is_not_found(server: RunningServer, suffix: str) -> N
 
 
 def test_the_ovms_client_finds_its_way(server: RunningServer, doubling: RunningServer) -> None:
-    client = OvmsClient(server)
-    assert client.status("labelled") == {1: ("AVAILABLE", "OK"), 2: ("AVAILABLE", "OK")}
-    assert client.status("labelled", 2) == {2: ("AVAILABLE", "OK")}
-    assert client.status("broken") == {1: ("LOADING", "UNKNOWN")}
-    assert [client.metadata("labelled", version)["version"] for version in (0, 1, 2)] == [2, 1, 2]
-    assert client.metadata("labelled", 1)["outputs"] == {"output": ("DT_FLOAT", [-1, 2])}
+    client = make_http_client(server.http)
+    states = {
+        version: (one["state"], one["error_code"]) for version, one in client.get_model_status("labelled").items()
+    }
+    assert states == {1: ("AVAILABLE", 0), 2: ("AVAILABLE", 0)}
+    assert list(client.get_model_status("labelled", 2)) == [2]
+    failed = client.get_model_status("broken")[1]
+    assert (failed["state"], failed["error_code"], failed["error_message"]) == ("LOADING", 2, "it is bad")
+    assert [client.get_model_metadata("labelled", version)["model_version"] for version in (0, 1, 2)] == [2, 1, 2]
+    assert client.get_model_metadata("labelled", 1)["outputs"] == {"output": {"dtype": "DT_FLOAT", "shape": [-1, 2]}}
     np.testing.assert_array_equal(client.predict({"input": [[1, 2]]}, "labelled"), [[2, 4]])
-    np.testing.assert_array_equal(client.predict({"input": np.ones((2, 2), np.float32)}, "labelled", 1), [[2, 2]] * 2)
-    outputs = OvmsClient(doubling).predict({"in0": [[1, 2]], "in1": [[3, 4]]}, "pair")
+    ones = np.ones((2, 2), np.float32)
+    np.testing.assert_array_equal(client.predict({"input": ones}, "labelled", 1), ones * 2)
+    outputs = make_http_client(doubling.http).predict({"in0": [[1, 2]], "in1": [[3, 4]]}, "pair")
     np.testing.assert_array_equal(outputs["out1"], [[6, 8]])
 
 
 def test_the_ovms_client_sends_bytes_in_base64(server: RunningServer) -> None:
-    assert OvmsClient(server).predict({"input": [b"a", b"\xff"]}, "text") == ["a", {"b64": "/w=="}]
+    answer = make_http_client(server.http).predict({"input": [b"a", b"\xff"]}, "text")
+    assert answer.tolist() == ["a", {"b64": "/w=="}]
+
+
+def test_the_ovms_client_tells_errors_apart(server: RunningServer) -> None:
+    client = make_http_client(server.http)
+    with pytest.raises(ModelNotFoundError, match="Request for unknown model: 'nobody'"):
+        client.predict({"input": [[1, 2]]}, "nobody")
+    with pytest.raises(ModelNotFoundError, match="'labelled' version 9 is not found"):
+        client.get_model_metadata("labelled", 9)
+    with pytest.raises(InvalidInputError, match=r"unexpected inference input 'inptu'.*; did you mean 'input'\?"):
+        client.predict({"inptu": [[1, 2]]}, "labelled")

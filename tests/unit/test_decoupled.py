@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backend import FakeModel, fake_model, write_model
-from model_world import WAIT, World
+from model_world import WAIT, World, eventually
 from vintner.backend import LoadSpec
 from vintner.decoupled import loader
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, LoadError, QueueFull, Unsupported
@@ -125,12 +125,12 @@ def test_a_cancelled_request_is_answered_at_once_and_its_generator_is_closed(wor
     world.model.gate = lambda: gate.wait(WAIT) and None
     cancellation = Cancellation()
     responses, answers = world.stream(1, 2, 3, cancellation=cancellation)
-    until(lambda: world.model.running == 1)
+    eventually(lambda: world.model.running == 1)
     cancellation.cancel()
     assert isinstance(answers.get(timeout=WAIT), Cancelled)
     assert world.model.generated == 0
     gate.set()
-    until(lambda: world.model.generated == 1)
+    eventually(lambda: world.model.generated == 1)
     assert world.model.runs == 1
     assert responses.empty()
 
@@ -141,7 +141,7 @@ def test_a_deadline_ends_a_generation(world: Streaming) -> None:
     responses, answers = world.stream(1, 2, 3, deadline=time.monotonic() + 0.05)
     assert isinstance(answers.get(timeout=WAIT), DeadlineExceeded)
     gate.release(5)
-    until(lambda: world.model.generated == 1)
+    eventually(lambda: world.model.generated == 1)
     assert values(responses) == [2]
 
 
@@ -150,7 +150,7 @@ def test_requests_wait_their_turn_and_the_queue_is_bounded(tmp_path: Path) -> No
     gate = threading.Semaphore(0)
     world.model.gate = lambda: gate.acquire() and None
     _, first = world.stream(1)
-    until(lambda: world.model.running == 1)
+    eventually(lambda: world.model.running == 1)
     _, second = world.stream(2)
     _, third = world.stream(3)
     assert isinstance(third.get(timeout=WAIT), QueueFull)
@@ -166,7 +166,7 @@ def test_as_many_generations_run_at_once_as_there_are_instances(tmp_path: Path) 
     gate = threading.Event()
     world.model.gate = lambda: gate.wait(WAIT) and None
     answers = [world.stream(1)[1] for _ in range(4)]
-    until(lambda: world.model.running == 3)
+    eventually(lambda: world.model.running == 3)
     gate.set()
     assert all(isinstance(each.get(timeout=WAIT), Response) for each in answers)
     assert world.model.most_running == 3
@@ -182,7 +182,7 @@ def test_a_version_is_closed_only_after_its_generations_have_ended(world: Stream
     gate = threading.Event()
     world.model.gate = lambda: gate.wait(WAIT) and None
     _, answers = world.stream(1)
-    until(lambda: world.model.running == 1)
+    eventually(lambda: world.model.running == 1)
     world.sources.clear()
     world.aspire()
     assert not world.model.closed
@@ -193,13 +193,6 @@ def test_a_version_is_closed_only_after_its_generations_have_ended(world: Stream
 
 def test_a_warm_up_generates(tmp_path: Path) -> None:
     assert Streaming(tmp_path, config="warmup: true").model.generated == 1
-
-
-def until(condition: Any) -> None:
-    end = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.001)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,10 @@ FLAG = TensorSpec("flag", "BOOL", (1,))
 
 
 def decode(body: Any, *specs: TensorSpec) -> Request:
-    return decode_generate(json.dumps(body).encode(), "m", "2", specs or (NUMBERS, TEXT, FLAG))
+    request = decode_generate(json.dumps(body).encode(), "m", "2")
+    assert request.untyped is not None
+    request.untyped.fill(request, specs or (NUMBERS, TEXT, FLAG))
+    return request
 
 
 def refusal(body: Any, *specs: TensorSpec) -> str:
@@ -125,7 +128,7 @@ def test_what_is_wrong_with_a_body_is_said(body: Any, message: str) -> None:
 
 def test_json_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="malformed JSON"):
-        decode_generate(b"{", "m", "", ())
+        decode_generate(b"{", "m", "")
 
 
 def encode(**tensors: Tensor) -> Any:

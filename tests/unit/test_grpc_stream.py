@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backend import FakeModel, fake_model, write_model
-from model_world import WAIT, World
+from model_world import WAIT, World, eventually
 from tritonclient.grpc.service_pb2 import ModelStreamInferResponse
 from vintner import grpc_stream
 from vintner.errors import InvalidArgument, NotFound, QueueFull, Stopping
@@ -90,7 +90,7 @@ def test_ordinary_requests_are_answered_in_their_order_though_a_later_one_is_don
     talk = Talk(world)
     talk.ask("a", 1, identity="first")
     talk.ask("b", 2, identity="second")
-    until(lambda: world.manager.ready("b")[0].metrics.requests["grpc"].outcomes["ok"] == 1)
+    eventually(lambda: world.manager.ready("b")[0].metrics.requests["grpc"].outcomes["ok"] == 1)
     assert talk.taken.empty()
     let_go()
     assert talk.ids(2) == ["first", "second"]
@@ -150,7 +150,7 @@ def test_the_stream_ends_when_all_that_was_asked_is_answered(world: World) -> No
     talk = Talk(world)
     talk.ask("a", 1, identity="late")
     talk.end()
-    until(lambda: model(world, "a").running == 1)
+    eventually(lambda: model(world, "a").running == 1)
     assert talk.taken.empty()
     let_go()
     assert talk.ids(1) == ["late"]
@@ -161,7 +161,7 @@ def test_a_server_that_stops_answers_what_it_has_read_and_ends_the_stream(world:
     let_go = held(world, "a")
     talk = Talk(world)
     talk.ask("a", 1, identity="in time")
-    until(lambda: model(world, "a").running == 1)
+    eventually(lambda: model(world, "a").running == 1)
     talk.stream.stop()
     talk.ask("b", 1, identity="late")
     let_go()
@@ -186,12 +186,12 @@ def test_a_call_that_is_over_cancels_what_was_asked(world: World) -> None:
     talk = Talk(world)
     talk.ask("rows", 1, 2)
     talk.ask("rows", 3)
-    until(lambda: model(world, "rows").running == 1)
+    eventually(lambda: model(world, "rows").running == 1)
     talk.stream.cancel()
     outcomes = world.manager.ready("rows")[0].metrics.requests["grpc"].outcomes
-    until(lambda: outcomes["cancelled"] == 2)
+    eventually(lambda: outcomes["cancelled"] == 2)
     let_go()
-    until(lambda: model(world, "rows").generated == 1)
+    eventually(lambda: model(world, "rows").generated == 1)
     assert model(world, "rows").runs == 1
 
 
@@ -201,7 +201,7 @@ def test_no_more_is_read_than_may_wait_for_its_answer(world: World, monkeypatch:
     talk = Talk(world)
     for number in range(5):
         talk.ask("a", 1, identity=str(number))
-    until(lambda: world.manager.ready("a")[0].metrics.gauges()["in_flight"] == 2)
+    eventually(lambda: world.manager.ready("a")[0].metrics.gauges()["in_flight"] == 2)
     assert not talk.sent.empty()
     let_go()
     assert talk.ids(5) == ["0", "1", "2", "3", "4"]
@@ -213,7 +213,7 @@ def test_a_client_that_takes_nothing_loses_its_request(world: World, monkeypatch
     asked = [repr(("rows", tuple(range(200)), "slow", {})).encode()]
     messages = stream.messages(iter(asked))
     next(messages)
-    until(lambda: world.manager.ready("rows")[0].metrics.requests["grpc"].outcomes["cancelled"] == 1)
+    eventually(lambda: world.manager.ready("rows")[0].metrics.requests["grpc"].outcomes["cancelled"] == 1)
     *_, last = (ModelStreamInferResponse.FromString(message) for message in messages)
     assert "no response was taken" in last.error_message
 
@@ -227,12 +227,3 @@ def test_streams_are_bounded_and_none_begins_once_the_server_stops(world: World)
         streams.stop()
     with pytest.raises(Stopping), streams.opened(stream):
         pass
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = threading.Event()
-    for _ in range(int(WAIT / 0.001)):
-        if condition():
-            return
-        deadline.wait(0.001)
-    raise AssertionError("it did not come about")

@@ -249,6 +249,11 @@ def test_answers_are_kept_if_the_file_says_so(read: Read, text: str, kept: bool)
     assert read(text).response_cache is kept
 
 
+def test_metrics_may_be_tagged(read: Read):
+    assert read('metric_tags { key: "team" value: "vision" }').metric_tags == {"team": "vision"}
+    assert "letters, digits and underscores" in problem(read, 'metric_tags { key: "a-b" value: "" }')
+
+
 def test_a_model_file_may_be_named(read: Read):
     assert read('default_model_filename: "net.onnx"').filename == "net.onnx"
     assert "bare file name" in problem(read, 'default_model_filename: "../net.onnx"')
