@@ -14,7 +14,7 @@ from vintner.backend import LoadedModel
 from vintner.batcher import Batching
 from vintner.batching import QueueLimits
 from vintner.call import Arrays, Call, Result
-from vintner.decoupled import Generation, is_decoupled
+from vintner.decoupled import is_decoupled, let_generate
 from vintner.errors import BackendError, InvalidArgument, LoadError, Unsupported
 from vintner.labels import Labels
 from vintner.metrics import ModelMetrics, PoolState
@@ -264,7 +264,7 @@ class Servable:
 
         call = self._call(request, done)
         if respond is not None and self.decoupled:
-            call.inputs = Generation(call, request.parameters, self._responding(request, respond))
+            let_generate(call, request.parameters, self._responding(request, respond))
         call.timing = timing
         cache = self._cache
         if cache is not None:
