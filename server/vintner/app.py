@@ -24,6 +24,7 @@ from vintner.backend import Backends
 from vintner.config import ServerConfig
 from vintner.cores import available_cores
 from vintner.errors import ConfigError
+from vintner.grpc_connections import ConnectionSettings
 from vintner.manager import Admission, Manager
 from vintner.model_control import ModelControl
 from vintner.model_source import Scan
@@ -165,6 +166,7 @@ class _Server:
             max_message_bytes=config.max_message_bytes,
             max_concurrent_requests=config.max_concurrent_requests,
             fast_path=config.grpc_fast_path,
+            connections=_connections(config),
         )
 
     def _reload(self) -> Scan:
@@ -221,10 +223,25 @@ def _check_control(config: ServerConfig) -> None:
     for flag, given in (("--load-model", config.load_model), ("--allow-model-upload", config.allow_model_upload)):
         if given and config.model_control != "explicit":
             raise ConfigError(f"{flag} needs --model-control explicit; it is {config.model_control}")
+    if config.grpc_max_connection_age_grace_seconds is not None and config.grpc_max_connection_age_seconds is None:
+        raise ConfigError("--grpc-max-connection-age-grace-seconds needs --grpc-max-connection-age-seconds")
     if config.upload_dir is not None and not config.allow_model_upload:
         raise ConfigError("--upload-dir needs --allow-model-upload")
     if "*" in config.load_model and len(config.load_model) > 1:
         raise ConfigError(f"--load-model: '*' means all models and has to be alone, got {', '.join(config.load_model)}")
+
+
+def _connections(config: ServerConfig) -> ConnectionSettings:
+    return ConnectionSettings(
+        response_compression=config.grpc_response_compression,
+        keepalive=config.grpc_keepalive_seconds,
+        keepalive_timeout=config.grpc_keepalive_timeout_seconds,
+        keepalive_without_calls=config.grpc_keepalive_permit_without_calls,
+        min_ping_interval=config.grpc_min_ping_interval_seconds,
+        max_ping_strikes=config.grpc_max_ping_strikes,
+        max_age=config.grpc_max_connection_age_seconds,
+        max_age_grace=config.grpc_max_connection_age_grace_seconds,
+    )
 
 
 def _chosen(names: Collection[str]) -> Collection[str] | None:

@@ -15,16 +15,16 @@ from typing import Any, Literal, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from vintner import grpc_codec as codec
+from vintner import server_reflection
 from vintner.control_parameters import NO_REPOSITORIES
 from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, Unsupported, VintnerError
 from vintner.executor import LeanExecutor
+from vintner.grpc_connections import THE_CORES, ConnectionSettings, channel_arguments
 from vintner.grpc_fast_path import Call, FastPath, unusable
 from vintner.grpc_headings import Headings
 from vintner.pb import grpc_service_pb2 as pb
-from vintner.pb.pool import POOL
 from vintner.service import CONTROL_THREADS, Service
 from vintner.turns import Turn
 from vintner.types import Cancellation, Request, Response
@@ -75,20 +75,21 @@ class GrpcServer:
         max_message_bytes: int,
         max_concurrent_requests: int,
         fast_path: FastPathUse = "auto",
+        connections: ConnectionSettings = THE_CORES,
     ) -> None:
         """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound."""
         self._service = service
         handlers = _Handlers(service)
         threads = max_concurrent_requests + CONTROL_THREADS
         self._executor = LeanExecutor(threads, "vintner-grpc")
-        self._server = grpc.server(self._executor, options=_options(max_message_bytes))
+        self._server = grpc.server(self._executor, options=channel_arguments(connections, max_message_bytes))
         self._fast: FastPath | None = None
         if fast_path == "auto" and _usable():
             self._fast = FastPath(self._server, method=f"/{SERVICE_NAME}/ModelInfer", begin=handlers.begin_infer)
         self._server.add_generic_rpc_handlers((handlers.generic(),))
         self._health = _Health(experimental_non_blocking=True)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        _enable_reflection(self._server)
+        server_reflection.enable(self._server, (SERVICE_NAME, health.SERVICE_NAME))
         self.announce_readiness()
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -123,25 +124,6 @@ def _usable() -> bool:
     else:
         logger.warning("inferences over gRPC do without the fast path: %s", reason)
     return reason is None
-
-
-def _options(max_message_bytes: int) -> list[tuple[str, int]]:
-    return [
-        ("grpc.so_reuseport", 0),  # or two servers would share a port silently
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", -1),
-    ]
-
-
-def _enable_reflection(server: grpc.Server) -> None:
-    """Reflection reads our own descriptor pool, so the descriptors of the other services have to be in it."""
-    for descriptor in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
-        try:
-            POOL.FindFileByName(descriptor.name)
-        except KeyError:
-            POOL.AddSerializedFile(descriptor.serialized_pb)
-    names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server, pool=POOL)
 
 
 class _CallCancellation(Cancellation):
