@@ -25,6 +25,7 @@ from vintner.config import ServerConfig
 from vintner.cores import available_cores
 from vintner.errors import ConfigError
 from vintner.grpc_connections import ConnectionSettings
+from vintner.log_settings import LogSettings
 from vintner.manager import Admission, Manager
 from vintner.model_control import ModelControl
 from vintner.model_source import Scan
@@ -143,6 +144,7 @@ class _Server:
             max_concurrent_requests=config.max_concurrent_requests,
             control=ModelControl(self._manager, config.model_control, self._watcher.refresh, self._uploads),
             refresh=self._reload if config.config_path or config.model_control == "poll" else None,
+            log_settings=LogSettings(logs.Switches.of(config.log_level), logs.switch),
         )
         upload = config.max_upload_bytes if self._uploads else 0
         self._http: HttpTransport = HttpTransport(

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from vintner import grpc_codec as codec
-from vintner import server_reflection
+from vintner import grpc_settings, server_reflection
 from vintner.control_parameters import NO_REPOSITORIES
 from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, Unsupported, VintnerError
 from vintner.executor import LeanExecutor
@@ -161,6 +161,8 @@ class _Handlers:
             "RepositoryIndex": (pb.RepositoryIndexRequest, self.repository_index),
             "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self.load),
             "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self.unload),
+            "LogSettings": (pb.LogSettingsRequest, self.log_settings),
+            "TraceSetting": (pb.TraceSettingRequest, self.trace_setting),
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(_answer(message, handler))
@@ -207,6 +209,13 @@ class _Handlers:
         with self._service.one_control_call():
             self._service.unload_model(codec.controlled_model(request), codec.decode_control(request))
         return pb.RepositoryModelUnloadResponse()
+
+    def log_settings(self, request: pb.LogSettingsRequest, context: Any) -> Message:
+        return grpc_settings.encode_log(self._service.log_settings(grpc_settings.decode_log(request)))
+
+    def trace_setting(self, request: pb.TraceSettingRequest, context: Any) -> Message:
+        held = self._service.trace_settings(grpc_settings.decode_trace(request), request.model_name)
+        return grpc_settings.encode_trace(held)
 
     def model_infer(self, message: pb.ModelInferRequest, context: Any) -> bytes:
         """ModelInfer by way of grpcio's server: the thread of the call waits for the answer."""

@@ -11,13 +11,12 @@ from vintner.http_inference import Inference
 from vintner.http_models import Models
 from vintner.http_repository import Control
 from vintner.http_server import Method, Route, route
+from vintner.http_settings import Settings
 from vintner.http_transport import Answer, Environ
 from vintner.service import Service
 
 UNSUPPORTED: Final[Mapping[str, str]] = {
     "shared memory": r"/v2/(?:cuda|system)sharedmemory/.+",
-    "tracing": r"/v2(?:/models/[^/]+(?:/versions/[^/]+)?)?/trace/setting",
-    "changing what is logged": r"/v2/logging",
     "generation": r"/v2/models/[^/]+(?:/versions/[^/]+)?/generate(?:_stream)?",
 }
 """Routes of Triton's that are not served here."""
@@ -33,6 +32,7 @@ def routes(service: Service, max_request_bytes: int, max_bodies: int, max_upload
         *Inference(service, bodies).routes,
         *Models(service).routes,
         *Control(service, max_request_bytes, max_upload_bytes).routes,
+        *Settings(service, max_request_bytes).routes,
         *(route(pattern, GET=_unsupported(what), POST=_unsupported(what)) for what, pattern in UNSUPPORTED.items()),
     ]
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Event, Lock
 from typing import Any
 
-from vintner import __version__, ovms_view, statistics, triton_view
+from vintner import __version__, ovms_view, statistics, trace_settings, triton_view
 from vintner.control_parameters import Value
 from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, Unsupported, VintnerError
+from vintner.log_settings import LogSettings, Setting
 from vintner.managed_model import IndexEntry
 from vintner.manager import AwaitLoad, Manager
 from vintner.model_control import ModelControl
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 Reply = Callable[[Response | Exception], None]
 
 SERVER_NAME = "vintner"
-EXTENSIONS = ("binary_tensor_data", "parameters", "statistics", "model_configuration", "schedule_policy")
+EXTENSIONS = ("binary_tensor_data", "parameters", "statistics", "model_configuration", "schedule_policy", "logging")
 """Triton's tokens for what works here, and no others."""
 CONTROL_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
 """The same, for where clients may load and unload."""
@@ -68,11 +69,13 @@ class Service:
         max_concurrent_requests: int = 256,
         control: ModelControl | None = None,
         refresh: Refresh | None = None,
+        log_settings: LogSettings | None = None,
     ) -> None:
-        """Without `refresh` nothing can be reloaded."""
+        """Without `refresh` nothing can be reloaded, without `log_settings` there are none."""
         self._manager = manager
         self._control = control or ModelControl(manager)
         self._reloading = Reloading(manager, refresh) if refresh is not None else None
+        self._log_settings = log_settings
         self._routers = manager.routers
         self._strict = strict_readiness
         self._limit = max_concurrent_requests
@@ -173,6 +176,21 @@ class Service:
         if self._reloading is None:
             raise Unsupported("reloading is not allowed on this server")
         return self._reloading.reload()
+
+    def log_settings(self, changes: Mapping[str, object]) -> Mapping[str, Setting]:
+        """Triton's log settings, once these have been changed. Raises as `LogSettings.update`."""
+        if self._log_settings is None:
+            raise Unsupported("what is logged cannot be changed on this server")
+        return self._log_settings.update(changes)
+
+    def trace_settings(
+        self, changes: Mapping[str, Sequence[str]], name: str = "", version: str = ""
+    ) -> Mapping[str, Sequence[str]]:
+        """Triton's trace settings, of a model or of all. Raises NotFound, or as `trace_settings.update`."""
+        if name:
+            with suppress(ModelNotReady):
+                self.check_model(name, version)
+        return trace_settings.update(changes)
 
     def metrics(self) -> bytes:
         """The Prometheus text."""

@@ -61,6 +61,7 @@ def test_the_server_describes_itself_alike_everywhere(doubling: RunningServer) -
     from vintner import __version__
 
     extensions = ["binary_tensor_data", "parameters", "statistics", "model_configuration", "schedule_policy"]
+    extensions.append("logging")
     expected = {"name": "vintner", "version": __version__, "extensions": extensions}
     for path in ("/v2", "/v2/", "/v2?x=1"):
         assert get(doubling, path) == (200, expected)
