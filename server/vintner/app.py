@@ -38,7 +38,7 @@ from vintner.watching import Watcher
 
 if TYPE_CHECKING:
     from vintner.grpc_server import GrpcServer
-    from vintner.http_transport import HttpTransport
+    from vintner.http_transport import Handler, HttpTransport
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,7 @@ class _Server:
     def __init__(self, config: ServerConfig) -> None:
         os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
         from vintner.grpc_server import GrpcServer
+        from vintner.http_access_log import logged
         from vintner.http_routes import metrics_routes, routes
         from vintner.http_server import HttpFrontEnd
         from vintner.http_transport import HttpTransport
@@ -147,15 +148,18 @@ class _Server:
             log_settings=LogSettings(logs.Switches.of(config.log_level), logs.switch),
         )
         upload = config.max_upload_bytes if self._uploads else 0
+        observed: Callable[[Handler], Handler] = logged if config.access_log else lambda handler: handler
         self._http: HttpTransport = HttpTransport(
-            HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests, upload)),
+            observed(
+                HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests, upload))
+            ),
             host=config.host,
             port=config.http_port,
             threads=config.max_concurrent_requests + CONTROL_THREADS,
             purpose="REST",
         )
         self._metrics: HttpTransport = HttpTransport(
-            HttpFrontEnd(metrics_routes(self._service)),
+            observed(HttpFrontEnd(metrics_routes(self._service))),
             host=config.host,
             port=config.metrics_port,
             threads=2,
@@ -169,6 +173,7 @@ class _Server:
             max_concurrent_requests=config.max_concurrent_requests,
             fast_path=config.grpc_fast_path,
             connections=_connections(config),
+            access_log=config.access_log,
         )
 
     def _reload(self) -> Scan:

@@ -89,6 +89,7 @@ class ServerConfig:
         default="text",
         metadata=as_option(choice(get_args(LogFormat)), "Log text for people or one JSON object a line."),
     )
+    access_log: bool = field(default=False, metadata=as_option(BOOLEAN, "Log each request, whatever is logged else."))
     cache_dir: Path | None = field(
         default=None,
         metadata=as_option(DIRECTORY, "Where to keep compiled models between starts; without it they are not kept."),

@@ -21,6 +21,7 @@ from vintner import grpc_settings, server_reflection
 from vintner.control_parameters import NO_REPOSITORIES
 from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, Unsupported, VintnerError
 from vintner.executor import LeanExecutor
+from vintner.grpc_access_log import AccessLog, logged_begin, naming, note
 from vintner.grpc_connections import THE_CORES, ConnectionSettings, channel_arguments
 from vintner.grpc_fast_path import Call, FastPath, unusable
 from vintner.grpc_headings import Headings
@@ -32,6 +33,7 @@ from vintner.types import Cancellation, Request, Response
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = "inference.GRPCInferenceService"
+INFER = f"/{SERVICE_NAME}/ModelInfer"
 
 NO_DEADLINE = 365 * 86400.0
 """Seconds that nobody means: grpcio reports a call without a deadline as one in some centuries."""
@@ -76,16 +78,22 @@ class GrpcServer:
         max_concurrent_requests: int,
         fast_path: FastPathUse = "auto",
         connections: ConnectionSettings = THE_CORES,
+        access_log: bool = False,
     ) -> None:
         """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound."""
         self._service = service
-        handlers = _Handlers(service)
+        handlers = _Handlers(service, access_log)
         threads = max_concurrent_requests + CONTROL_THREADS
         self._executor = LeanExecutor(threads, "vintner-grpc")
-        self._server = grpc.server(self._executor, options=channel_arguments(connections, max_message_bytes))
+        self._server = grpc.server(
+            self._executor,
+            interceptors=[AccessLog()] if access_log else [],
+            options=channel_arguments(connections, max_message_bytes),
+        )
         self._fast: FastPath | None = None
         if fast_path == "auto" and _usable():
-            self._fast = FastPath(self._server, method=f"/{SERVICE_NAME}/ModelInfer", begin=handlers.begin_infer)
+            begin = logged_begin(handlers.begin_infer, INFER) if access_log else handlers.begin_infer
+            self._fast = FastPath(self._server, method=INFER, begin=begin)
         self._server.add_generic_rpc_handlers((handlers.generic(),))
         self._health = _Health(experimental_non_blocking=True)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -144,8 +152,9 @@ class _CallCancellation(Cancellation):
 class _Handlers:
     """One method for each RPC that is served; the others answer UNIMPLEMENTED by themselves."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, access_log: bool) -> None:
         self._service = service
+        self._logs_access = access_log
         self._headings = Headings()
 
     def generic(self) -> Any:
@@ -165,7 +174,9 @@ class _Handlers:
             "TraceSetting": (pb.TraceSettingRequest, self.trace_setting),
         }
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(_answer(message, handler))
+            name: grpc.unary_unary_rpc_method_handler(
+                _answer(message, naming(handler) if self._logs_access else handler)
+            )
             for name, (message, handler) in methods.items()
         }
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
@@ -219,7 +230,7 @@ class _Handlers:
 
     def model_infer(self, message: pb.ModelInferRequest, context: Any) -> bytes:
         """ModelInfer by way of grpcio's server: the thread of the call waits for the answer."""
-        return codec.encode_infer(self._service.infer(_of_call(self._decoded(message), context), "grpc"))
+        return codec.encode_infer(self._service.infer(self._of_call(self._decoded(message, context), context), "grpc"))
 
     def begin_infer(self, data: bytes, call: Call) -> Turn | None:
         """ModelInfer by way of the fast path: whoever has the answer sends it."""
@@ -227,28 +238,31 @@ class _Handlers:
         if request is None:
             try:
                 message = _parsed(pb.ModelInferRequest, data)
-                request = self._decoded(message)
+                request = self._decoded(message, call)
             except Exception as exc:
                 call.fail(*_status(exc))
                 return None
             self._headings.learn(data, message, request)
-        return self._service.submit(_of_call(request, call), "grpc", lambda result: _end(call, result))
+        return self._service.submit(self._of_call(request, call), "grpc", lambda result: _end(call, result))
 
-    def _decoded(self, message: pb.ModelInferRequest) -> Request:
+    def _decoded(self, message: pb.ModelInferRequest, context: Any) -> Request:
         try:
             return codec.decode_infer(message)
         except VintnerError as exc:
+            if self._logs_access:
+                note(context.visit, message)
             self._service.reject(exc, "grpc")
             raise
 
-
-def _of_call(request: Request, context: Any) -> Request:
-    """The request with the deadline and the cancellation of its call."""
-    remaining = context.time_remaining()
-    if remaining is not None and remaining < NO_DEADLINE:
-        request.deadline = time.monotonic() + remaining
-    request.cancellation = _CallCancellation(context)
-    return request
+    def _of_call(self, request: Request, context: Any) -> Request:
+        """The request with the deadline and the cancellation of its call."""
+        remaining = context.time_remaining()
+        if remaining is not None and remaining < NO_DEADLINE:
+            request.deadline = time.monotonic() + remaining
+        request.cancellation = _CallCancellation(context)
+        if self._logs_access:
+            request.visit = context.visit
+        return request
 
 
 def _end(call: Call, result: Response | Exception) -> None:

@@ -14,8 +14,9 @@ from threading import BoundedSemaphore, Event, Lock
 from typing import Any
 
 from vintner import __version__, ovms_view, statistics, trace_settings, triton_view
+from vintner.access_log import Visit, bounded
 from vintner.control_parameters import Value
-from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, Unsupported, VintnerError
+from vintner.errors import Internal, InvalidArgument, ModelNotReady, QueueFull, Unsupported, VintnerError
 from vintner.log_settings import LogSettings, Setting
 from vintner.managed_model import IndexEntry
 from vintner.manager import AwaitLoad, Manager
@@ -206,6 +207,8 @@ class Service:
         loaded waits for that; one that has waited already, `since` that point in time, not for memory again.
         """
         started = time.monotonic() if since is None else since
+        if request.visit is not None and since is None:
+            reply = _witnessed(request, request.visit, reply)
         try:
             servable = self._admit(request)
         except AwaitLoad as exc:
@@ -226,7 +229,7 @@ class Service:
             with self._lock:
                 self._running -= 1
             metrics.observe(_outcome(result), time.monotonic() - started)
-            reply(result)
+            reply(result if isinstance(result, Response) else _reported(result, request, servable))
 
         try:
             return servable.submit(request, settle)
@@ -271,7 +274,7 @@ class Service:
             self._manager.wake(name, go_on, request.model_version)
 
     def infer(self, request: Request, protocol: str) -> Response:
-        """As `submit`, for a caller that can wait. Raises VintnerError, or what the backend raised."""
+        """As `submit`, for a caller that can wait. Raises VintnerError."""
         answered = Lock()
         answered.acquire()
         results: list[Response | Exception] = []
@@ -336,3 +339,22 @@ def _outcome(result: Response | Exception) -> str:
     if isinstance(result, Response):
         return "ok"
     return result.outcome if isinstance(result, VintnerError) else "internal"
+
+
+def _witnessed(request: Request, visit: Visit, reply: Reply) -> Reply:
+    """The reply to a request whose access is logged."""
+    visit.request_id, visit.model, visit.version = request.id, request.model_name, request.model_version
+    return visit.witness(reply)
+
+
+def _reported(error: Exception, request: Request, servable: Servable) -> Exception:
+    """What a client is told of a failure. That the server failed is logged, with what it failed at."""
+    if request.visit is not None:
+        request.visit.version = servable.version
+    if isinstance(error, VintnerError) and error.code != "INTERNAL":
+        return error
+    known = isinstance(error, VintnerError)
+    about = {"request_id": bounded(request.id), "model": servable.name, "version": servable.version}
+    reason = error.message if isinstance(error, VintnerError) else "a bug of the server's, or of a backend's"
+    logger.error("an inference failed: %s", reason, exc_info=None if known else error, extra=about)
+    return error if known else Internal()

@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from vintner.access_log import Visit
 
 Array = NDArray[Any]
 Parameter = bool | int | float | str
@@ -133,6 +136,8 @@ class Request:
     deadline: float | None = None
     """In seconds of `time.monotonic`."""
     cancellation: Cancellation | None = None
+    visit: Visit | None = None
+    """Where the access log keeps what it learns, if there is one."""
 
 
 @dataclass(slots=True)
