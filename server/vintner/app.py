@@ -202,7 +202,9 @@ class _Server:
         state = "ready" if not reasons else "NOT ready"
         print(f"vintner {__version__} {state} {bound}", flush=True)
         for reason in reasons:
-            logger.warning("not ready: %s", reason)
+            logger.warning("the server is not ready: %s", reason)
+        if not reasons:
+            logger.info("the server is ready")
 
     def stop(self) -> bool:
         """False if work was still running when the time was up."""

@@ -142,6 +142,8 @@ def escape(text: str) -> str:
 def _quote(value: object) -> str:
     """A field's value in text: bare where that cannot be mistaken, else in quotes as JSON has them."""
     text = str(value)
+    if type(value) is int or type(value) is float:  # most fields of the access log are
+        return text
     return text if BARE_VALUE.fullmatch(text) else escape(json.dumps(text, ensure_ascii=False))
 
 
