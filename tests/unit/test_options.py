@@ -325,7 +325,7 @@ def test_an_empty_file_sets_nothing(content: str, file: Path) -> None:
         ("http_prot: 1", ": unknown key 'http_prot'; did you mean 'http_port'?"),
         ("log-levle: info", ": unknown key 'log-levle'; did you mean 'log_level'?"),
         ("config: other.yaml", ": unknown key 'config'; did you mean 'config_path'?"),
-        ("zzz: other.yaml", ": unknown key 'zzz'; expected one of: allow_model_upload, cache_dir, "),
+        ("zzz: other.yaml", ": unknown key 'zzz'; expected one of: access_log, allow_model_upload, "),
         ("http_port: 1\nhttp-port: 2", ":http_port: given twice"),
         ("http_port: true", ":http_port: expected an integer from 0 to 65535, got 'true'"),
         ("http_port: [1]", ":http_port: expected an integer from 0 to 65535, got a list"),
