@@ -12,6 +12,7 @@ import grpc
 import pytest
 from fake_backend import write_model
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from held_backend import held
 from infer_calls import PROTOCOLS, Background, Given, Inference, answer, grpc_stub, refusal_of, refuse, wait_until
 from running_server import RunningServer, start_server
@@ -19,6 +20,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 Line = dict[str, Any]
 GOOD = Inference(model="m", inputs=[Given(shape=(1, 4), data=(1, 2, 3, 4))])
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection"
 SERVICE = "/inference.GRPCInferenceService"
 FORGERY = 'x\n{"logger": "vintner.access", "status": "OK"}\r\u202e'
 
@@ -123,12 +125,14 @@ def test_every_other_rpc_is_a_line(server: RunningServer, logged: Any) -> None:
         next(watch)
         watch.cancel()
         refusal_of(lambda: channel.unary_unary(f"{SERVICE}/Nothing")(b""))
-        lines = logged(8)
+        ProtoReflectionDescriptorDatabase(channel).get_services()
+        lines = logged(9)
     names = ("path", "status", "outcome", "model", "version")
     assert sorted((told(line, *names) for line in lines), key=str) == [
         ["/grpc.health.v1.Health/Check", "NOT_FOUND", "not_found", None, None],
         ["/grpc.health.v1.Health/Check", "OK", "ok", None, None],
         ["/grpc.health.v1.Health/Watch", "CANCELLED", "cancelled", None, None],
+        [f"{REFLECTION}/ServerReflectionInfo", "OK", "ok", None, None],
         [f"{SERVICE}/CudaSharedMemoryStatus", "UNIMPLEMENTED", "unsupported", None, None],
         [f"{SERVICE}/ModelMetadata", "NOT_FOUND", "not_found", "nobody", None],
         [f"{SERVICE}/ModelReady", "OK", "ok", "m", "1"],
