@@ -20,6 +20,7 @@ from pathlib import Path
 
 from fake_backend import FakeBackend, FakeModel
 from vintner.backend import LoadSpec
+from vintner.errors import BackendError
 from vintner.types import Array
 
 TESTS = Path(__file__).parent
@@ -30,7 +31,8 @@ JOURNAL = ".journal"
 
 
 class HeldBackend(FakeBackend):
-    """Every run of a model waits while its `.hold` file is locked; a `.poison` file makes it fail."""
+    """Every run of a model waits while its `.hold` file is locked; a `.poison` file makes it fail, with its text if it
+    has any, else as by a bug."""
 
     def load(self, spec: LoadSpec) -> FakeModel:
         directory = spec.path.parent
@@ -42,7 +44,8 @@ class HeldBackend(FakeBackend):
 
         def gate() -> None:
             if (directory / ".poison").exists():
-                raise RuntimeError("a bug in the backend")
+                reason = (directory / ".poison").read_text()
+                raise BackendError(reason) if reason else RuntimeError("a bug in the backend")
             _wait_for(hold)
             if seconds:
                 time.sleep(seconds)

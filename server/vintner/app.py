@@ -25,7 +25,9 @@ from vintner.backend import Backends
 from vintner.config import ServerConfig
 from vintner.cores import available_cores
 from vintner.errors import ConfigError
+from vintner.grpc_connections import ConnectionSettings
 from vintner.host import Host
+from vintner.log_settings import LogSettings
 from vintner.manager import Admission, Manager
 from vintner.model_control import ModelControl
 from vintner.model_source import Scan
@@ -41,7 +43,7 @@ from vintner.watching import Watcher
 
 if TYPE_CHECKING:
     from vintner.grpc_server import GrpcServer
-    from vintner.http_transport import HttpTransport
+    from vintner.http_transport import Handler, HttpTransport
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +124,7 @@ class _Server:
     def __init__(self, config: ServerConfig) -> None:
         os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
         from vintner.grpc_server import GrpcServer
+        from vintner.http_access_log import logged
         from vintner.http_routes import metrics_routes, routes
         from vintner.http_server import HttpFrontEnd
         from vintner.http_transport import HttpTransport
@@ -152,17 +155,21 @@ class _Server:
             control=ModelControl(self._manager, config.model_control, self._watcher.refresh, self._uploads),
             refresh=self._reload if config.config_path or config.model_control == "poll" else None,
             regions=Regions(config.allow_client_shm, _spare_descriptors(), config.max_message_bytes),
+            log_settings=LogSettings(logs.Switches.of(config.log_level), logs.switch),
         )
         upload = config.max_upload_bytes if self._uploads else 0
+        observed: Callable[[Handler], Handler] = logged if config.access_log else lambda handler: handler
         self._http: HttpTransport = HttpTransport(
-            HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests, upload)),
+            observed(
+                HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests, upload))
+            ),
             host=config.host,
             port=config.http_port,
             threads=config.max_concurrent_requests + CONTROL_THREADS + MOST_STREAMS,
             purpose="REST",
         )
         self._metrics: HttpTransport = HttpTransport(
-            HttpFrontEnd(metrics_routes(self._service)),
+            observed(HttpFrontEnd(metrics_routes(self._service))),
             host=config.host,
             port=config.metrics_port,
             threads=2,
@@ -175,6 +182,8 @@ class _Server:
             max_message_bytes=config.max_message_bytes,
             max_concurrent_requests=config.max_concurrent_requests,
             fast_path=config.grpc_fast_path,
+            connections=_connections(config),
+            access_log=config.access_log,
         )
 
     def _reload(self) -> Scan:
@@ -203,7 +212,9 @@ class _Server:
         state = "ready" if not reasons else "NOT ready"
         print(f"vintner {__version__} {state} {bound}", flush=True)
         for reason in reasons:
-            logger.warning("not ready: %s", reason)
+            logger.warning("the server is not ready: %s", reason)
+        if not reasons:
+            logger.info("the server is ready")
 
     def stop(self) -> bool:
         """False if work was still running when the time was up."""
@@ -231,10 +242,25 @@ def _check_control(config: ServerConfig) -> None:
     for flag, given in (("--load-model", config.load_model), ("--allow-model-upload", config.allow_model_upload)):
         if given and config.model_control != "explicit":
             raise ConfigError(f"{flag} needs --model-control explicit; it is {config.model_control}")
+    if config.grpc_max_connection_age_grace_seconds is not None and config.grpc_max_connection_age_seconds is None:
+        raise ConfigError("--grpc-max-connection-age-grace-seconds needs --grpc-max-connection-age-seconds")
     if config.upload_dir is not None and not config.allow_model_upload:
         raise ConfigError("--upload-dir needs --allow-model-upload")
     if "*" in config.load_model and len(config.load_model) > 1:
         raise ConfigError(f"--load-model: '*' means all models and has to be alone, got {', '.join(config.load_model)}")
+
+
+def _connections(config: ServerConfig) -> ConnectionSettings:
+    return ConnectionSettings(
+        response_compression=config.grpc_response_compression,
+        keepalive=config.grpc_keepalive_seconds,
+        keepalive_timeout=config.grpc_keepalive_timeout_seconds,
+        keepalive_without_calls=config.grpc_keepalive_permit_without_calls,
+        min_ping_interval=config.grpc_min_ping_interval_seconds,
+        max_ping_strikes=config.grpc_max_ping_strikes,
+        max_age=config.grpc_max_connection_age_seconds,
+        max_age_grace=config.grpc_max_connection_age_grace_seconds,
+    )
 
 
 def _chosen(names: Collection[str]) -> Collection[str] | None:

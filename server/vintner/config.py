@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from vintner.grpc_connections import LEVELS, Compression
 from vintner.logs import LogFormat, LogLevel
 from vintner.option_kinds import (
     ADDRESS,
@@ -92,6 +93,7 @@ class ServerConfig:
         default="text",
         metadata=as_option(choice(get_args(LogFormat)), "Log text for people or one JSON object a line."),
     )
+    access_log: bool = field(default=False, metadata=as_option(BOOLEAN, "Log each request, whatever is logged else."))
     cache_dir: Path | None = field(
         default=None,
         metadata=as_option(DIRECTORY, "Where to keep compiled models between starts; without it they are not kept."),
@@ -108,6 +110,52 @@ class ServerConfig:
             choice(("auto", "off")),
             "Serve inferences over gRPC by a faster loop on grpcio's private interface, if it passes a check at start.",
         ),
+    )
+    grpc_response_compression: Compression = field(
+        default="none",
+        metadata=as_option(
+            choice(LEVELS),
+            "How hard to compress gRPC replies, for clients that take compressed ones.",
+            aliases=("--grpc-infer-response-compression-level",),
+        ),
+    )
+    grpc_keepalive_seconds: float | None = field(
+        default=None,
+        metadata=as_option(
+            PERIOD, "Silence after which a gRPC client is asked for a sign of life; default: gRPC's, two hours."
+        ),
+    )
+    grpc_keepalive_timeout_seconds: float | None = field(
+        default=None,
+        metadata=as_option(
+            PERIOD, "Time for that sign of life, before the connection is closed; default: gRPC's, a minute."
+        ),
+    )
+    grpc_keepalive_permit_without_calls: bool = field(
+        default=False,
+        metadata=as_option(BOOLEAN, "Ask gRPC clients without a call under way too, and let them ask."),
+    )
+    grpc_min_ping_interval_seconds: float | None = field(
+        default=None,
+        metadata=as_option(
+            SECONDS, "Time that gRPC clients have to leave between their pings; default: gRPC's, five minutes."
+        ),
+    )
+    grpc_max_ping_strikes: int | None = field(
+        default=None,
+        metadata=as_option(
+            integer(0, LARGEST_MESSAGE),
+            "Pings before that time for which a connection is left open; 0: any number; default: gRPC's, 2.",
+            aliases=("--grpc-http2-max-ping-strikes",),
+        ),
+    )
+    grpc_max_connection_age_seconds: float | None = field(
+        default=None,
+        metadata=as_option(PERIOD, "Age after which a gRPC connection takes no new calls: clients connect anew."),
+    )
+    grpc_max_connection_age_grace_seconds: float | None = field(
+        default=None,
+        metadata=as_option(SECONDS, "Time for the calls under way then, before they are cancelled; default: any."),
     )
     max_concurrent_requests: int = field(
         default=256,

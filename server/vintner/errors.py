@@ -15,6 +15,7 @@
         DeadlineExceeded         DEADLINE_EXCEEDED
         Cancelled                CANCELLED
       BackendError             INTERNAL: the runtime library failed on a valid request
+      Internal                 INTERNAL: a bug of ours, which has been logged
       OperatorError            whoever runs the server must act; never sent to a client as it is
         ConfigError, LoadError
 
@@ -147,6 +148,13 @@ class BackendError(VintnerError):
     """The runtime library failed while it ran a batch; the text is the library's, without a stack trace."""
 
     outcome = "backend"
+
+
+class Internal(VintnerError):
+    """Stands for an exception that is a bug of ours and has been logged; its own text is not for clients."""
+
+    def __init__(self) -> None:
+        super().__init__("internal error; the server's log has the details")
 
 
 class OperatorError(VintnerError):

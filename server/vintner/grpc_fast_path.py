@@ -40,7 +40,7 @@ OK: Final = grpc.StatusCode.OK.value[0]
 AT_ONCE: Final = 0.0
 """A deadline that has passed."""
 
-Begin = Callable[[bytes, "Call"], Turn | None]
+Begin = Callable[[bytes, Any], Turn | None]
 """Is given a call's message; answers, or sees to it that somebody will. Returns what is to be run for it, and soon."""
 
 
@@ -135,6 +135,10 @@ class Call:
     def time_remaining(self) -> float:
         deadline: float = self._event.call_details.deadline
         return max(0.0, deadline - time.time())
+
+    def peer(self) -> str:
+        address: bytes = self._call.peer()
+        return address.decode(errors="replace")
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """As grpcio's, except that the callback may have been called even so if the answer is False.

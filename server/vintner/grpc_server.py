@@ -15,18 +15,19 @@ from typing import Any, Final, Literal, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from vintner import grpc_codec as codec
+from vintner import grpc_settings, server_reflection
 from vintner.control_parameters import NO_REPOSITORIES
 from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, Unsupported, VintnerError
 from vintner.executor import LeanExecutor
+from vintner.grpc_access_log import AccessLog, logged_begin, naming, note
+from vintner.grpc_connections import THE_CORES, ConnectionSettings, channel_arguments
 from vintner.grpc_fast_path import Call, FastPath, unusable
 from vintner.grpc_headings import Headings
 from vintner.grpc_shared_memory import SharedMemory
 from vintner.grpc_stream import InferStream, Streams
 from vintner.pb import grpc_service_pb2 as pb
-from vintner.pb.pool import POOL
 from vintner.service import CONTROL_THREADS, MOST_STREAMS, Service
 from vintner.shared_memory import Part
 from vintner.turns import Turn
@@ -35,6 +36,7 @@ from vintner.types import Cancellation, Request, Response
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = "inference.GRPCInferenceService"
+INFER = f"/{SERVICE_NAME}/ModelInfer"
 
 NO_DEADLINE = 365 * 86400.0
 """Seconds that nobody means: grpcio reports a call without a deadline as one in some centuries."""
@@ -81,20 +83,27 @@ class GrpcServer:
         max_message_bytes: int,
         max_concurrent_requests: int,
         fast_path: FastPathUse = "auto",
+        connections: ConnectionSettings = THE_CORES,
+        access_log: bool = False,
     ) -> None:
         """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound."""
         self._service = service
-        self._handlers = handlers = _Handlers(service)
+        self._handlers = handlers = _Handlers(service, access_log)
         threads = max_concurrent_requests + CONTROL_THREADS + MOST_STREAMS
         self._executor = LeanExecutor(threads, "vintner-grpc")
-        self._server = grpc.server(self._executor, options=_options(max_message_bytes))
+        self._server = grpc.server(
+            self._executor,
+            interceptors=[AccessLog()] if access_log else [],
+            options=channel_arguments(connections, max_message_bytes),
+        )
         self._fast: FastPath | None = None
         if fast_path == "auto" and _usable():
-            self._fast = FastPath(self._server, method=f"/{SERVICE_NAME}/ModelInfer", begin=handlers.begin_infer)
+            begin = logged_begin(handlers.begin_infer, INFER) if access_log else handlers.begin_infer
+            self._fast = FastPath(self._server, method=INFER, begin=begin)
         self._server.add_generic_rpc_handlers((handlers.generic(),))
         self._health = _Health(experimental_non_blocking=True)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        _enable_reflection(self._server)
+        server_reflection.enable(self._server, (SERVICE_NAME, health.SERVICE_NAME))
         self.announce_readiness()
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -132,25 +141,6 @@ def _usable() -> bool:
     return reason is None
 
 
-def _options(max_message_bytes: int) -> list[tuple[str, int]]:
-    return [
-        ("grpc.so_reuseport", 0),  # or two servers would share a port silently
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", -1),
-    ]
-
-
-def _enable_reflection(server: grpc.Server) -> None:
-    """Reflection reads our own descriptor pool, so the descriptors of the other services have to be in it."""
-    for descriptor in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
-        try:
-            POOL.FindFileByName(descriptor.name)
-        except KeyError:
-            POOL.AddSerializedFile(descriptor.serialized_pb)
-    names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server, pool=POOL)
-
-
 class _CallCancellation(Cancellation):
     """A call's cancellation. grpcio is asked to tell only once somebody wants to know: most calls never wait."""
 
@@ -169,8 +159,9 @@ class _CallCancellation(Cancellation):
 class _Handlers:
     """One method for each RPC that is served; the others answer UNIMPLEMENTED by themselves."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, access_log: bool) -> None:
         self._service = service
+        self._logs_access = access_log
         self._headings = Headings()
         self.streams = Streams()
 
@@ -188,9 +179,13 @@ class _Handlers:
             "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self.load),
             "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self.unload),
             **SharedMemory(self._service.regions).methods,
+            "LogSettings": (pb.LogSettingsRequest, self.log_settings),
+            "TraceSetting": (pb.TraceSettingRequest, self.trace_setting),
         }
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(_answer(message, handler))
+            name: grpc.unary_unary_rpc_method_handler(
+                _answer(message, naming(handler) if self._logs_access else handler)
+            )
             for name, (message, handler) in methods.items()
         }
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self.model_stream_infer)
@@ -236,10 +231,17 @@ class _Handlers:
             self._service.unload_model(codec.controlled_model(request), codec.decode_control(request))
         return pb.RepositoryModelUnloadResponse()
 
+    def log_settings(self, request: pb.LogSettingsRequest, context: Any) -> Message:
+        return grpc_settings.encode_log(self._service.log_settings(grpc_settings.decode_log(request)))
+
+    def trace_setting(self, request: pb.TraceSettingRequest, context: Any) -> Message:
+        held = self._service.trace_settings(grpc_settings.decode_trace(request), request.model_name)
+        return grpc_settings.encode_trace(held)
+
     def model_infer(self, message: pb.ModelInferRequest, context: Any) -> bytes:
         """ModelInfer by way of grpcio's server: the thread of the call waits for the answer."""
-        request, places = self._decoded(message)
-        return codec.encode_infer(self._service.infer(_of_call(request, context), "grpc"), places)
+        request, places = self._decoded(message, context)
+        return codec.encode_infer(self._service.infer(self._of_call(request, context), "grpc"), places)
 
     def model_stream_infer(self, received: Iterator[bytes], context: Any) -> Iterator[bytes]:
         metadata = dict(context.invocation_metadata())
@@ -266,29 +268,32 @@ class _Handlers:
         if request is None:
             try:
                 message = _parsed(pb.ModelInferRequest, data)
-                request, places = self._decoded(message)
+                request, places = self._decoded(message, call)
             except Exception as exc:
                 call.fail(*_status(exc))
                 return None
             self._headings.learn(data, message, request)
-        return self._service.submit(_of_call(request, call), "grpc", lambda result: _end(call, result, places))
+        return self._service.submit(self._of_call(request, call), "grpc", lambda result: _end(call, result, places))
 
-    def _decoded(self, message: pb.ModelInferRequest) -> tuple[Request, Mapping[str, Part]]:
-        """The request, and where in shared memory its outputs go."""
+    def _decoded(self, message: pb.ModelInferRequest, context: Any = None) -> tuple[Request, Mapping[str, Part]]:
+        """The request, and where in shared memory its outputs go. `context` is that of a call of its own."""
         regions = self._service.regions
         try:
             request = codec.decode_infer(message, regions)
             return request, codec.decode_places(message, regions) if message.outputs else codec.NO_PLACES
         except VintnerError as exc:
+            if self._logs_access and context is not None:
+                note(context.visit, message)
             self._service.reject(exc, "grpc")
             raise
 
-
-def _of_call(request: Request, context: Any) -> Request:
-    """The request with the deadline and the cancellation of its call."""
-    request.deadline = _deadline(context)
-    request.cancellation = _CallCancellation(context)
-    return request
+    def _of_call(self, request: Request, context: Any) -> Request:
+        """The request with the deadline and the cancellation of its call."""
+        request.deadline = _deadline(context)
+        request.cancellation = _CallCancellation(context)
+        if self._logs_access:
+            request.visit = context.visit
+        return request
 
 
 def _deadline(context: Any) -> float | None:

@@ -12,6 +12,7 @@ from typing import Final
 from vintner.answer_stream import AnswerStream, Ended
 from vintner.errors import InvalidArgument, QueueFull, VintnerError
 from vintner.generate_codec import decode_generate, encode_generate
+from vintner.http_access_log import VISIT
 from vintner.http_body import Bodies
 from vintner.http_codec import encode_error
 from vintner.http_server import JSON, MODEL, Begin, Route, error_answer, error_text, route
@@ -73,10 +74,12 @@ class Generate:
 
     def _decode(self, environ: Environ, model: str, version: str) -> Request:
         try:
-            return decode_generate(self._bodies.read(environ), model, version)
+            request = decode_generate(self._bodies.read(environ), model, version)
         except VintnerError as exc:
             self._service.reject(exc, "rest")
             raise
+        request.visit = environ.get(VISIT)
+        return request
 
 
 class OnlyAnswer:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from vintner import http_codec as codec
 from vintner.errors import VintnerError
+from vintner.http_access_log import VISIT
 from vintner.http_body import Bodies, plain_size, read_body, read_exactly
 from vintner.http_server import MODEL, Begin, Route, error_answer, route
 from vintner.http_transport import Answer, Environ
@@ -32,6 +33,8 @@ class Inference:
         except VintnerError as exc:
             self._service.reject(exc, "rest")
             raise
+
+        decoded.request.visit = environ.get(VISIT)
 
         def begin(send: Callable[[Answer], None]) -> None:
             turn = self._service.submit(decoded.request, "rest", lambda result: send(_infer_answer(result, decoded)))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from vintner.errors import Unsupported, VintnerError
+from vintner.http_access_log import VISIT
 from vintner.http_body import Bodies
 from vintner.http_server import JSON, Begin, Route, error_answer, route
 from vintner.http_transport import Answer, Environ
@@ -49,6 +50,7 @@ class Predict:
             self._service.reject(exc, "rest")
             raise
         request, in_rows = Request(model, chosen, {}, untyped=inputs), inputs.in_rows
+        request.visit = environ.get(VISIT)
 
         def begin(send: Callable[[Answer], None]) -> None:
             turn = self._service.submit(request, "rest", lambda result: send(_answer(result, in_rows)))

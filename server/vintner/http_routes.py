@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
 
-from vintner.errors import Unsupported
 from vintner.http_body import Bodies
 from vintner.http_generate import Generate
 from vintner.http_inference import Inference
 from vintner.http_models import Models
 from vintner.http_predict import Predict
 from vintner.http_repository import Control
-from vintner.http_server import Method, Route, route
+from vintner.http_server import Route
+from vintner.http_settings import Settings
 from vintner.http_shared_memory import SharedMemory
-from vintner.http_transport import Answer, Environ
 from vintner.http_v1_models import V1Models
 from vintner.service import Service
-
-UNSUPPORTED: Final[Mapping[str, str]] = {
-    "tracing": r"/v2(?:/models/[^/]+(?:/versions/[^/]+)?)?/trace/setting",
-    "changing what is logged": r"/v2/logging",
-}
-"""Routes of Triton's that are not served here."""
 
 
 def routes(service: Service, max_request_bytes: int, max_bodies: int, max_upload_bytes: int = 0) -> Sequence[Route]:
@@ -39,19 +31,10 @@ def routes(service: Service, max_request_bytes: int, max_bodies: int, max_upload
         *V1Models(service).routes,
         *Control(service, max_request_bytes, max_upload_bytes).routes,
         *SharedMemory(service.regions, max_request_bytes).routes,
-        *(route(pattern, GET=_unsupported(what), POST=_unsupported(what)) for what, pattern in UNSUPPORTED.items()),
+        *Settings(service, max_request_bytes).routes,
     ]
 
 
 def metrics_routes(service: Service) -> Sequence[Route]:
     """What the metrics port answers."""
     return [Models(service).metrics_route]
-
-
-def _unsupported(what: str) -> Method:
-    """For what Triton has and this server has not."""
-
-    def answer(environ: Environ) -> Answer:
-        raise Unsupported(f"{what} is not supported by this server")
-
-    return answer

@@ -137,7 +137,8 @@ class Loading:
         if self._end(load):
             done(load, result)
         elif isinstance(result, Servable):
-            logger.info("%s is closed, for its load was given up", result.title)
+            about = {"model": source.name, "version": version}
+            logger.info("%s is closed, for its load was given up", result.title, extra=about)
             close_anyway(result.close, result.title)
         del result  # an error knows this frame: a circle, which would keep the files of an upload that failed
 
@@ -172,5 +173,6 @@ class Loading:
             return
         if seconds >= LENT_AFTER:
             self._loaders.lend(load)
-        logger.info("model '%s' version %d has been loading for %.0f s", source.name, version, seconds)
+        about = {"model": source.name, "version": version, "seconds": round(seconds, 3)}
+        logger.info("model '%s' version %d has been loading for %.0f s", source.name, version, seconds, extra=about)
         self._watch(source, version, done, load, 2 * pause)

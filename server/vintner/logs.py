@@ -3,6 +3,9 @@
 Knows nothing of the server. Details of an event are passed as `logger.info("loaded", extra={"model": name})`.
 Invariant: an event is one line; in text, the lines of a traceback follow it, indented. Whatever a client sent cannot
 begin a line, nor add a field, because unprintable characters are escaped and values that need it are quoted.
+
+Which levels are shown can change at any time, each by a switch of its own. The access log has a logger of its own,
+which no switch concerns: who asked for it gets it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any, Final, Literal
@@ -20,6 +24,37 @@ LogFormat = Literal["text", "json"]
 
 STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 BARE_VALUE: Final = re.compile(r"[\w.,:;/@+*%\[\]()-]+")
+ACCESS: Final = "vintner.access"
+"""The logger of the access log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """Which levels are shown; `verbose` above 0 shows debugging."""
+
+    info: bool = True
+    warning: bool = True
+    error: bool = True
+    verbose: int = 0
+
+    @classmethod
+    def of(cls, level: LogLevel) -> Switches:
+        """Those that show this level and all that are more severe."""
+        return cls(info=level in ("debug", "info"), warning=level != "error", verbose=int(level == "debug"))
+
+    def show(self, level: int) -> bool:
+        """Whether a record of this level of `logging` is shown."""
+        if level >= logging.ERROR:
+            return self.error
+        if level >= logging.WARNING:
+            return self.warning
+        return self.info if level >= logging.INFO else self.verbose > 0
+
+    @property
+    def threshold(self) -> int:
+        """The least severe level that is shown."""
+        levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+        return next(filter(self.show, levels), logging.CRITICAL + 1)
 
 
 def configure(level: LogLevel, log_format: LogFormat) -> None:
@@ -29,10 +64,29 @@ def configure(level: LogLevel, log_format: LogFormat) -> None:
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    threshold = logging.getLevelNamesMapping()[level.upper()]
-    logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
-    logging.getLogger("vintner").setLevel(threshold)
+    logging.basicConfig(handlers=[handler], force=True)
+    logging.getLogger(ACCESS).setLevel(logging.INFO)
+    switch(Switches.of(level))
     logging.captureWarnings(True)
+
+
+def switch(switches: Switches) -> None:
+    """Shows these levels from now on. To be called after `configure`. Threads: one at a time."""
+    logging.root.setLevel(max(switches.threshold, logging.WARNING))
+    logging.getLogger("vintner").setLevel(switches.threshold)
+    for handler in logging.root.handlers:
+        handler.filters = [_Shown(switches)]
+
+
+class _Shown(logging.Filter):
+    """Passes what the switches show, and the access log."""
+
+    def __init__(self, switches: Switches) -> None:
+        super().__init__()
+        self._switches = switches
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name == ACCESS or self._switches.show(record.levelno)
 
 
 class TextFormatter(logging.Formatter):
@@ -88,6 +142,8 @@ def escape(text: str) -> str:
 def _quote(value: object) -> str:
     """A field's value in text: bare where that cannot be mistaken, else in quotes as JSON has them."""
     text = str(value)
+    if type(value) is int or type(value) is float:  # most fields of the access log are
+        return text
     return text if BARE_VALUE.fullmatch(text) else escape(json.dumps(text, ensure_ascii=False))
 
 

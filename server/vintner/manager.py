@@ -164,7 +164,8 @@ class Manager:
         if (fault, unsettled) == (model.fault, model.unsettled) and (model.source is None or unsettled):
             return None
         if fault and fault != model.fault:
-            logger.error("model '%s' %s: %s", name, "goes on as it was" if model.serves else "is unavailable", fault)
+            state = "goes on as it was" if model.serves else "is unavailable"
+            logger.error("model '%s' %s: %s", name, state, fault, extra={"model": name})
             self.registry.load_failed()
         model.fault, model.unsettled = fault, unsettled
         if not self._admission.explicit:
@@ -175,7 +176,7 @@ class Manager:
         """Takes in that a model is not in the repository."""
         if model.admitted and model.source is None and self._admission.explicit:
             if model.fault != MISSING:
-                logger.error("model '%s' is unavailable: %s", model.name, MISSING)
+                logger.error("model '%s' is unavailable: %s", model.name, MISSING, extra={"model": model.name})
             model.latest, model.fault, model.unsettled = None, MISSING, ""
             return model
         if model.latest is None and not model.fault and not model.unsettled:

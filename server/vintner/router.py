@@ -126,7 +126,8 @@ class Router:
                 self._share = 0.0
                 self._rollbacks[version] = self._rollbacks.get(version, 0) + 1
         if lost:
-            logger.warning("model '%s' version %s: %s", self.model, version, self.remark(version))
+            about = {"model": self.model, "version": version}
+            logger.warning("model '%s' version %s: %s", self.model, version, self.remark(version), extra=about)
         shadow = self.shadow
         if shadow is not None and isinstance(result, Response):
             shadow.offer(request, result)

@@ -258,6 +258,8 @@ class Servable:
         timing = Timing(time.monotonic()) if request.parameters and asks(request.parameters) else None
         if timing is not None:
             reply = _timed(reply, timing)
+        if request.visit is not None:
+            timing = request.visit.timing = timing or Timing(time.monotonic())
 
         def done(result: Result) -> None:
             reply(result if isinstance(result, Exception) else self._response(identity, names, result))

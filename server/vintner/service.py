@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Event, Lock
 from typing import Any
 
-from vintner import __version__, ovms_view, statistics, triton_view
+from vintner import __version__, ovms_view, statistics, trace_settings, triton_view
+from vintner.access_log import Visit, bounded
 from vintner.classification import check_classes, classifying
 from vintner.control_parameters import Value
-from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, Unsupported, VintnerError
+from vintner.errors import Internal, InvalidArgument, ModelNotReady, QueueFull, Unsupported, VintnerError
+from vintner.log_settings import LogSettings, Setting
 from vintner.managed_model import IndexEntry
 from vintner.manager import AwaitLoad, Manager
 from vintner.model_control import ModelControl
@@ -40,6 +42,7 @@ EXTENSIONS = (
     "model_configuration",
     "schedule_policy",
     "classification",
+    "logging",
 )
 """Triton's tokens for what works here, and no others."""
 CONTROL_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
@@ -86,12 +89,15 @@ class Service:
         control: ModelControl | None = None,
         refresh: Refresh | None = None,
         regions: Regions | None = None,
+        log_settings: LogSettings | None = None,
     ) -> None:
-        """Without `refresh` nothing can be reloaded, and without `regions` clients may not use shared memory."""
+        """Without `refresh` nothing can be reloaded, without `regions` clients may not use shared memory, without
+        `log_settings` there are none."""
         self.regions = regions or Regions()
         self._manager = manager
         self._control = control or ModelControl(manager)
         self._reloading = Reloading(manager, refresh) if refresh is not None else None
+        self._log_settings = log_settings
         self._routers = manager.routers
         self._strict = strict_readiness
         self._limit = max_concurrent_requests
@@ -225,6 +231,21 @@ class Service:
             raise Unsupported("reloading is not allowed on this server")
         return self._reloading.reload()
 
+    def log_settings(self, changes: Mapping[str, object]) -> Mapping[str, Setting]:
+        """Triton's log settings, once these have been changed. Raises as `LogSettings.update`."""
+        if self._log_settings is None:
+            raise Unsupported("what is logged cannot be changed on this server")
+        return self._log_settings.update(changes)
+
+    def trace_settings(
+        self, changes: Mapping[str, Sequence[str]], name: str = "", version: str = ""
+    ) -> Mapping[str, Sequence[str]]:
+        """Triton's trace settings, of a model or of all. Raises NotFound, or as `trace_settings.update`."""
+        if name:
+            with suppress(ModelNotReady):
+                self.check_model(name, version)
+        return trace_settings.update(changes)
+
     def metrics(self) -> bytes:
         """The Prometheus text."""
         return self._manager.registry.render()
@@ -239,6 +260,8 @@ class Service:
         loaded waits for that; one that has waited already, `since` that point in time, not for memory again.
         """
         started = time.monotonic() if since is None else since
+        if request.visit is not None and since is None:
+            reply = _witnessed(request, request.visit, reply)
         try:
             servable = self._admit(request)
         except AwaitLoad as exc:
@@ -261,7 +284,7 @@ class Service:
             with self._lock:
                 self._running -= 1
             metrics.observe(_outcome(result), time.monotonic() - started)
-            reply(result)
+            reply(result if isinstance(result, Response) else _reported(result, request, servable))
 
         try:
             if request.parameters:
@@ -322,7 +345,7 @@ class Service:
         return servable.decoupled
 
     def infer(self, request: Request, protocol: str) -> Response:
-        """As `submit`, for a caller that can wait. Raises VintnerError, or what the backend raised."""
+        """As `submit`, for a caller that can wait. Raises VintnerError."""
         answered = Lock()
         answered.acquire()
         results: list[Response | Exception] = []
@@ -387,3 +410,22 @@ def _outcome(result: Response | Exception) -> str:
     if isinstance(result, Response):
         return "ok"
     return result.outcome if isinstance(result, VintnerError) else "internal"
+
+
+def _witnessed(request: Request, visit: Visit, reply: Reply) -> Reply:
+    """The reply to a request whose access is logged."""
+    visit.request_id, visit.model, visit.version = request.id, request.model_name, request.model_version
+    return visit.witness(reply)
+
+
+def _reported(error: Exception, request: Request, servable: Servable) -> Exception:
+    """What a client is told of a failure. That the server failed is logged, with what it failed at."""
+    if request.visit is not None:
+        request.visit.version = servable.version
+    if isinstance(error, VintnerError) and error.code != "INTERNAL":
+        return error
+    known = isinstance(error, VintnerError)
+    about = {"request_id": bounded(request.id), "model": servable.name, "version": servable.version}
+    reason = error.message if isinstance(error, VintnerError) else "a bug of the server's, or of a backend's"
+    logger.error("an inference failed: %s", reason, exc_info=None if known else error, extra=about)
+    return error if known else Internal()

@@ -87,6 +87,7 @@ class Steps:
             servable = record.servable
             if servable is None or record.serving != model.available.get(number):
                 continue
+            about = {"model": model.name, "version": number}
             try:
                 config = with_names(model.source.config, model.source.path(number))
                 if servable.config == config:
@@ -94,9 +95,11 @@ class Steps:
                 servable.reconfigure(config)
             except OperatorError as exc:
                 model.mismatch = f"its changed configuration is not used: {exc}"
-                logger.error("model '%s' version %d: %s", model.name, number, model.mismatch)
+                logger.error("model '%s' version %d: %s", model.name, number, model.mismatch, extra=about)
             else:
-                logger.info("model '%s' version %d goes on with its changed configuration", model.name, number)
+                logger.info(
+                    "model '%s' version %d goes on with its changed configuration", model.name, number, extra=about
+                )
         self._watch_idle(model)
 
     # -- the next step ---------------------------------------------------------------------------------------
@@ -194,14 +197,22 @@ class Steps:
         if isinstance(result, Servable):
             self._loaded(model, record, result)
         else:
-            self._failed(model, record, source, result)
+            self._failed(model, record, source, result, load.seconds(time.monotonic()))
         self._changed()
 
-    def _failed(self, model: ManagedModel, record: VersionRecord, source: ModelSource, error: BaseException) -> None:
+    def _failed(
+        self,
+        model: ManagedModel,
+        record: VersionRecord,
+        source: ModelSource,
+        error: BaseException,
+        seconds: float,
+    ) -> None:
         expected = isinstance(error, OperatorError)
         reason = str(error) if expected else f"{type(error).__name__}: {error}"
         what = f"model '{model.name}' version {record.number} failed to load: {reason}"
-        logger.error("%s", what, exc_info=None if expected else error)
+        about = {"model": model.name, "version": record.number, "seconds": round(seconds, 3)}
+        logger.error("%s", what, exc_info=None if expected else error, extra=about)
         with self._lock:
             record.load = None
             record.reason = reason
@@ -249,7 +260,9 @@ class Steps:
         if stopped:
             close_anyway(servable.close, servable.title)
         else:
-            logger.info("%s is ready after %.2f s", servable.title, servable.metrics.load_seconds)
+            seconds = servable.metrics.load_seconds
+            about = {"model": model.name, "version": record.number, "seconds": round(seconds, 3)}
+            logger.info("%s is ready after %.2f s", servable.title, seconds, extra=about)
 
     def _swap(self, model: ManagedModel) -> None:
         """Serves what is loaded, all at once, unless some of what is wanted is still loading. Needs the lock.
@@ -325,7 +338,8 @@ class Steps:
             short, self._short = self._short, set()
             for name in short & self._models.keys():
                 self.step(self._models[name])
-        logger.info("model '%s' version %d is unloaded", model.name, record.number)
+        about = {"model": model.name, "version": record.number}
+        logger.info("model '%s' version %d is unloaded", model.name, record.number, extra=about)
         self._changed()
 
     def _close(self, servable: Servable) -> None:
@@ -349,7 +363,8 @@ class Steps:
             if model.idle_seconds < limit or model.loading:
                 self._watch_idle(model)
                 return
-            logger.info("model '%s' was not used for %g s, and is unloaded until it is", model.name, limit)
+            about = {"model": model.name, "seconds": limit}
+            logger.info("model '%s' was not used for %g s, and is unloaded until it is", model.name, limit, extra=about)
             self.put_to_sleep(model)
         self._changed()
 
@@ -371,7 +386,7 @@ class Steps:
             return True
         asked_for = bool(model.waiters) or self._explicit or model.serves
         for name in room.evict if asked_for else ():
-            logger.info("model '%s' is unloaded to make room for model '%s'", name, model.name)
+            logger.info("model '%s' is unloaded to make room for model '%s'", name, model.name, extra={"model": name})
             self.put_to_sleep(self._models[name])
         if model.unloading or any(other.unloading for other in others):
             self._short.add(model.name)  # and looked at again when they are gone
@@ -379,7 +394,7 @@ class Steps:
             for record in map(model.record, versions):
                 record.tried, record.reason = model.available[record.number], room.refusal
                 self._registry.load_failed()
-            logger.error("model '%s' is not loaded: %s", model.name, room.refusal)
+            logger.error("model '%s' is not loaded: %s", model.name, room.refusal, extra={"model": model.name})
             self.step(model)  # with what may be left to do without them
         else:
             model.asleep, model.refusal = True, room.refusal

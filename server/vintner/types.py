@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from vintner.access_log import Visit
 
 Array = NDArray[Any]
 Parameter = bool | int | float | str
@@ -154,6 +157,8 @@ class Request:
     None where a single answer is all that can be taken."""
     untyped: Untyped | None = None
     """What the inputs are made of once it is known which version serves; until then there are none."""
+    visit: Visit | None = None
+    """Where the access log keeps what it learns, if there is one."""
 
 
 @dataclass(slots=True)

@@ -63,9 +63,12 @@ MESSAGES: Mapping[str, Any] = {
     "inference.GRPCInferenceService/SystemSharedMemoryRegister": service_pb2.SystemSharedMemoryRegisterRequest(
         name=NAMES["r"], **REGION
     ),
-    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": reflection_pb2.ServerReflectionRequest(
-        list_services=""
-    ),
+    **{
+        f"grpc.reflection.{version}.ServerReflection/ServerReflectionInfo": reflection_pb2.ServerReflectionRequest(
+            list_services=""
+        )
+        for version in ("v1alpha", "v1")
+    },
     "grpc.health.v1.Health/Check": health_pb2.HealthCheckRequest(),
 }
 """What is sent with an RPC; with others, an empty message."""

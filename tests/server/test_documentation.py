@@ -95,6 +95,27 @@ def test_the_commands_that_control_models_print_what_the_docs_say(tmp_path: Path
         server.kill()
 
 
+def test_what_is_logged_is_what_the_docs_say(tmp_path: Path) -> None:
+    shown = [text for language, text in blocks("docs/logging.md") if language in ("", "log")]
+    options = shown[0].split("model_repository", 1)[1].split()
+    server = start_server(ROOT / "model_repository", tmp_path / "log", *options)
+    try:
+        for command, output in commands("docs/logging.md"):
+            run = subprocess.run(["bash", "-c", here(command, server)], capture_output=True, text=True, cwd=ROOT)
+            assert run.stdout.rstrip("\n") == output.rstrip("\n"), command
+    finally:
+        server.kill()
+    (expected, logged) = (re.sub(r"[\d.]+(e-\d+)?", "0", text) for text in (shown[1], server.log.read_text()))
+    for line in expected.splitlines():
+        assert line in logged.splitlines()
+
+
+def test_the_program_in_the_docs_of_grpc_prints_what_they_say(shipped: RunningServer) -> None:
+    program, output = (text for language, text in blocks("docs/grpc.md") if language in ("python", ""))
+    run = subprocess.run([sys.executable, "-c", here(program, shipped)], capture_output=True, text=True, check=False)
+    assert run.stdout == output, run.stderr
+
+
 def test_a_change_of_the_repository_shows_what_the_docs_say(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "model_repository", tmp_path / "models")
     server = start_server(tmp_path / "models", tmp_path / "log")

@@ -387,9 +387,6 @@ def test_a_raw_binary_request_is_a_501(doubling: RunningServer) -> None:
         ("POST", "/v2/cudasharedmemory/unregister", "shared memory"),
         ("POST", "/v2/systemsharedmemory/region/r/register", "--allow-client-shm=true"),
         ("POST", "/v2/systemsharedmemory/unregister", "--allow-client-shm=true"),
-        ("GET", "/v2/models/double_fp32/trace/setting", "tracing"),
-        ("POST", "/v2/trace/setting", "tracing"),
-        ("GET", "/v2/logging", "logged"),
     ],
 )
 def test_what_triton_has_and_this_server_has_not_is_a_501(

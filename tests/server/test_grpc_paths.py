@@ -110,6 +110,11 @@ def queued(server: RunningServer) -> float:
     return server.counter("vintner_queue_requests", model="m")
 
 
+def alone(server: RunningServer) -> bool:
+    """Whether one request runs: one that still waits to be begun would take those that come now along."""
+    return inside(server) == 1 and queued(server) == 0
+
+
 def healthy(channel: grpc.Channel) -> bool:
     check = channel.unary_unary("/grpc.health.v1.Health/Check")
     reply = health_pb2.HealthCheckResponse.FromString(check(b"", timeout=WAIT))
@@ -151,7 +156,7 @@ def test_a_deadline_that_passes_in_the_queue_frees_the_place(
 ) -> None:
     with held(repository / "m" / "1"):
         running = call(channel, message())
-        wait_until(lambda: inside(server) == 1)
+        wait_until(lambda: alone(server))
         late = [call(channel, message(), timeout=3.0) for _ in range(3)]
         wait_until(lambda: queued(server) == 3)
         assert [code_of(each) for each in late] == ["DEADLINE_EXCEEDED"] * 3
@@ -170,7 +175,7 @@ def test_a_deadline_that_passes_while_the_model_runs_does_no_harm(
 def test_a_client_that_cancels_frees_its_place(server: RunningServer, repository: Path, channel: grpc.Channel) -> None:
     with held(repository / "m" / "1"):
         running = call(channel, message())
-        wait_until(lambda: inside(server) == 1)
+        wait_until(lambda: alone(server))
         waiting = [call(channel, message()) for _ in range(4)]
         wait_until(lambda: queued(server) == 4)
         for each in waiting[:3]:

@@ -16,7 +16,9 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from fake_backend import fake_model, write_model
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from infer_calls import PROTOCOLS, WAIT, Background, Given, Inference, answer, grpc_stub, refusal_of, rest_refusal
@@ -58,9 +60,8 @@ def get(server: RunningServer, path: str, method: str = "GET", body: bytes | Non
 def test_the_server_describes_itself_alike_everywhere(doubling: RunningServer) -> None:
     from vintner import __version__
 
-    extensions = [
-        "binary_tensor_data", "parameters", "statistics", "model_configuration", "schedule_policy", "classification",
-    ]  # fmt: skip
+    extensions = ["binary_tensor_data", "parameters", "statistics", "model_configuration", "schedule_policy"]
+    extensions += ["classification", "logging"]
     expected = {"name": "vintner", "version": __version__, "extensions": extensions}
     for path in ("/v2", "/v2/", "/v2?x=1"):
         assert get(doubling, path) == (200, expected)
@@ -266,7 +267,8 @@ def test_reflection_lists_the_services_and_describes_them(doubling: RunningServe
     with grpc.insecure_channel(doubling.grpc) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert set(database.get_services()) == {
-            SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection",
+            SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
         }  # fmt: skip
         pool = DescriptorPool(database)
         service = pool.FindServiceByName(SERVICE)
@@ -276,3 +278,24 @@ def test_reflection_lists_the_services_and_describes_them(doubling: RunningServe
         expected = service_pb2.ModelInferRequest.DESCRIPTOR.fields_by_name
         assert {name: field.number for name, field in fields.items()} == {n: f.number for n, f in expected.items()}
         assert "Watch" in pool.FindServiceByName("grpc.health.v1.Health").methods_by_name
+
+
+def test_version_1_of_reflection_says_the_same_and_describes_itself(doubling: RunningServer) -> None:
+    """As grpcurl asks, which tries version 1 first: its messages are made of what the server says they are."""
+    with grpc.insecure_channel(doubling.grpc) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        service = DescriptorPool(database).FindServiceByName("grpc.reflection.v1.ServerReflection")
+        method = service.methods_by_name["ServerReflectionInfo"]
+        question, reply = (GetMessageClass(kind) for kind in (method.input_type, method.output_type))
+        call = channel.stream_stream(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            request_serializer=question.SerializeToString,
+            response_deserializer=reply.FromString,
+        )
+        asked = [question(list_services="*"), question(file_containing_symbol=SERVICE), question(file_by_filename="no")]
+        services, found, unknown = call(iter(asked), timeout=WAIT)
+        names = [service.name for service in services.list_services_response.service]
+        assert sorted(names) == sorted(database.get_services())
+    files = [FileDescriptorProto.FromString(file) for file in found.file_descriptor_response.file_descriptor_proto]
+    assert any(service.name == "GRPCInferenceService" for file in files for service in file.service)
+    assert unknown.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]

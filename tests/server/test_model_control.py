@@ -598,6 +598,7 @@ def test_a_model_to_begin_with_that_is_not_there_holds_the_server_up(
         (["--load-model=*", "--model-control=none"], "--load-model needs --model-control explicit; it is none"),
         (["--allow-model-upload"], "--allow-model-upload needs --model-control explicit; it is poll"),
         (["--upload-dir={models}-not-there"], "--upload-dir needs --allow-model-upload"),
+        (["--grpc-max-connection-age-grace-seconds=1"], "--grpc-max-connection-age-grace-seconds needs --grpc-max-"),
         (
             ["--model-control=explicit", "--load-model=*", "--load-model=first"],
             "--load-model: '*' means all models and has to be alone, got *, first",

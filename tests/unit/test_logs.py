@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vintner.logs import JsonFormatter, LogFormat, LogLevel, TextFormatter, configure, escape
+from vintner.logs import ACCESS, JsonFormatter, LogFormat, LogLevel, Switches, TextFormatter, configure, escape, switch
 
 HOSTILE = "x\n2026-01-01T00:00:00.000Z ERROR vintner: forged\r\x1b[31m\x85\u2028\u202e"
 
@@ -148,6 +148,47 @@ def test_the_level_decides_what_is_shown(level: LogLevel, shown: list[str], caps
     for name in "debug", "info", "warning", "error":
         getattr(logging.getLogger("vintner.x"), name)("event")
     assert [json.loads(line)["level"] for line in capsys.readouterr().err.splitlines()] == shown
+
+
+@pytest.mark.parametrize(
+    ("switches", "shown"),
+    [
+        (Switches(), ["info", "warning", "error"]),
+        (Switches(verbose=3), ["debug", "info", "warning", "error"]),
+        (Switches(info=False), ["warning", "error"]),
+        (Switches(info=False, verbose=1), ["debug", "warning", "error"]),
+        (Switches(warning=False), ["info", "error"]),
+        (Switches(error=False), ["info", "warning"]),
+        (Switches(info=False, warning=False, error=False), []),
+    ],
+)
+def test_each_switch_is_for_its_own_level(
+    switches: Switches, shown: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("error", "json")
+    switch(Switches(verbose=1))
+    switch(switches)
+    for name in ("vintner.x", "granian"):
+        for level in ("debug", "info", "warning", "error"):
+            getattr(logging.getLogger(name), level)("event")
+    logging.getLogger("vintner.x").critical("event")
+    logging.getLogger(ACCESS).info("asked for")
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [event["level"] for event in events if event["logger"] == "granian"] == [
+        level for level in shown if level in ("warning", "error")
+    ]
+    critical = ["critical"] if switches.error else []
+    assert [event["level"] for event in events if event["logger"] == "vintner.x"] == shown + critical
+    assert events[-1]["message"] == "asked for"
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_what_is_not_shown_is_not_even_made(level: LogLevel) -> None:
+    configure("debug", "json")
+    switch(Switches.of(level))
+    for name in ("debug", "info", "warning", "error"):
+        number = logging.getLevelNamesMapping()[name.upper()]
+        assert logging.getLogger("vintner.x").isEnabledFor(number) == Switches.of(level).show(number)
 
 
 def test_other_libraries_are_heard_from_warnings_on(capsys: pytest.CaptureFixture[str]) -> None:
