@@ -24,6 +24,7 @@ from vintner.backend import Backends
 from vintner.config import ServerConfig
 from vintner.cores import available_cores
 from vintner.errors import ConfigError
+from vintner.json_text import JsonLimits
 from vintner.manager import Admission, Manager
 from vintner.model_control import ModelControl
 from vintner.model_source import Scan
@@ -142,14 +143,18 @@ class _Server:
             max_concurrent_requests=config.max_concurrent_requests,
             control=ModelControl(self._manager, config.model_control, self._watcher.refresh, self._uploads),
             refresh=self._reload if config.config_path or config.model_control == "poll" else None,
+            request_timeout=config.request_timeout_seconds,
         )
         upload = config.max_upload_bytes if self._uploads else 0
+        json = JsonLimits(config.max_json_nesting, config.max_json_keys, config.max_json_outputs)
         self._http: HttpTransport = HttpTransport(
-            HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests, upload)),
+            HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests, upload, json)),
             host=config.host,
             port=config.http_port,
             threads=config.max_concurrent_requests + CONTROL_THREADS,
             purpose="REST",
+            header_seconds=config.http_header_timeout_seconds,
+            body_seconds=config.http_body_timeout_seconds,
         )
         self._metrics: HttpTransport = HttpTransport(
             HttpFrontEnd(metrics_routes(self._service)),

@@ -18,8 +18,9 @@ from typing import ClassVar, Final
 
 from vintner.errors import InvalidArgument, QueueFull, RequestError, TooLarge
 from vintner.http_transport import Environ
+from vintner.json_text import DEFAULT_LIMITS, JsonLimits
 
-CHUNK: Final = 1 << 20
+CHUNK: Final = 1 << 16
 WINDOW: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """zlib's parameter for each content coding; `deflate` means the zlib format (RFC 9110, 8.4.1.2)."""
 
@@ -44,9 +45,10 @@ class UnsupportedEncoding(RequestError):
 class Bodies:
     """The bodies of requests that run models: how large each may be, and how many are read at the same time."""
 
-    def __init__(self, limit: int, most: int) -> None:
-        """`limit` in bytes."""
+    def __init__(self, limit: int, most: int, json: JsonLimits = DEFAULT_LIMITS) -> None:
+        """`limit` in bytes; `json` is for whoever parses them."""
         self.limit = limit
+        self.json = json
         self._most = most
         self._lock = Lock()
         self._number = 0

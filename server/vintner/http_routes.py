@@ -12,6 +12,7 @@ from vintner.http_models import Models
 from vintner.http_repository import Control
 from vintner.http_server import Method, Route, route
 from vintner.http_transport import Answer, Environ
+from vintner.json_text import DEFAULT_LIMITS, JsonLimits
 from vintner.service import Service
 
 UNSUPPORTED: Final[Mapping[str, str]] = {
@@ -23,12 +24,18 @@ UNSUPPORTED: Final[Mapping[str, str]] = {
 """Routes of Triton's that are not served here."""
 
 
-def routes(service: Service, max_request_bytes: int, max_bodies: int, max_upload_bytes: int = 0) -> Sequence[Route]:
+def routes(
+    service: Service,
+    max_request_bytes: int,
+    max_bodies: int,
+    max_upload_bytes: int = 0,
+    json: JsonLimits = DEFAULT_LIMITS,
+) -> Sequence[Route]:
     """Every route, most frequent first: they are tried in this order. So many bodies are read at the same time.
 
     Without `max_upload_bytes` the body of a load is bounded as any other.
     """
-    bodies = Bodies(max_request_bytes, max_bodies)
+    bodies = Bodies(max_request_bytes, max_bodies, json)
     return [
         *Inference(service, bodies).routes,
         *Models(service).routes,

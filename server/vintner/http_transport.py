@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from threading import Event, Semaphore
 from typing import Any
 
@@ -23,15 +25,13 @@ from granian._futures import _new_cbscheduler
 from granian.http import HTTP1Settings, HTTP2Settings
 
 from vintner.errors import ConfigError
+from vintner.http_slow_bodies import SlowBodies, SlowBody, TimedBody
 
 native: Any = _granian  # its stubs describe an older version
 
 BACKLOG = 1024
 CONNECTIONS = 65536
 """granian counts open connections, idle ones included, against this; inferences are bounded by the service."""
-
-HEADER_TIMEOUT_MS = 65_000
-"""For the header of a request, and for the next request on a connection that is kept alive."""
 
 DISCARDED = 256 << 20
 """Bytes of a refused body that are read; a client that sends more finds its connection closed."""
@@ -56,13 +56,29 @@ Handler = Callable[[Environ, Respond], Answer | None]
 class HttpTransport:
     """Its life is three calls: the constructor binds, `start` serves, `stop` lets running requests finish."""
 
-    def __init__(self, handler: Handler, *, host: str, port: int, threads: int, purpose: str) -> None:
-        """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound."""
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        host: str,
+        port: int,
+        threads: int,
+        purpose: str,
+        header_seconds: float = 65.0,
+        body_seconds: float = 65.0,
+    ) -> None:
+        """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound.
+
+        A request has so many seconds for its header, the first on a connection or the next one that it is kept for, and
+        so many for its body, as `SlowBodies` says.
+        """
         self._handler = handler
+        self._header_seconds = header_seconds
         self._threads = threads
         self._discarders = Semaphore(DISCARDERS)
         self._socket = _listen(host, port, purpose)
         self.port: int = self._socket.getsockname()[1]
+        self._slow_bodies = SlowBodies(self.port, body_seconds)
         self._loop = asyncio.new_event_loop()  # granian wants one to hold on to; nothing ever runs in it
         self._stop = native.WorkerSignal()
         self._stopped = Event()
@@ -70,6 +86,7 @@ class HttpTransport:
 
     def start(self) -> None:
         """Begins to accept, in threads of granian's."""
+        self._slow_bodies.start()
         worker = native.WSGIWorker(
             1,
             (None, native.SocketHolder(self._socket.detach(), False, BACKLOG)),  # which closes it in the end
@@ -80,7 +97,7 @@ class HttpTransport:
             30,  # seconds after which a thread that has nothing to do ends
             CONNECTIONS,
             "1",
-            HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS),
+            HTTP1Settings(header_read_timeout=int(self._header_seconds * 1000)),
             HTTP2Settings(),
             None,  # no static files
             False,  # TLS: none
@@ -96,11 +113,15 @@ class HttpTransport:
         worker.serve_mtr(_new_cbscheduler(self._loop, self._answer, impl_asyncio=True), self._loop, self._stop)
 
     def _answer(self, response: Any, environ: dict[str, Any]) -> None:
+        body = environ["wsgi.input"]
+        if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
+            refuse = partial(_refuse, response.response_bytes)
+            environ["wsgi.input"] = TimedBody(body, self._slow_bodies, refuse)
         answer = self._handler(environ, response.response_bytes)
-        if answer is not None:
+        if answer is not None and answer[0] != SlowBody.status:  # that has been sent already, see `_refuse`
             response.response_bytes(*answer)
             if answer[0] >= 400:
-                self._discard(environ["wsgi.input"])
+                self._discard(body)
 
     def _discard(self, body: Any) -> None:
         """Takes what a client still sends after its answer: most read the answer only once they have sent all."""
@@ -117,7 +138,14 @@ class HttpTransport:
         """Stops accepting, and returns when the running requests have been answered."""
         self._stop.set()
         self._stopped.wait()
+        self._slow_bodies.stop()
         self._loop.close()
+
+
+def _refuse(respond: Respond, error: SlowBody) -> None:
+    """The one answer that is given here, and not by the handler, which is still reading then."""
+    headers = [("Content-Type", "application/json"), ("Connection", "close")]
+    respond(error.status, headers, json.dumps({"error": error.message}).encode())
 
 
 def _listen(host: str, port: int, purpose: str) -> socket.socket:
