@@ -147,8 +147,16 @@ class _Server:
         )
         upload = config.max_upload_bytes if self._uploads else 0
         json = JsonLimits(config.max_json_nesting, config.max_json_keys, config.max_json_outputs)
+        table = routes(
+            self._service,
+            config.max_request_bytes,
+            config.max_concurrent_requests,
+            upload,
+            json,
+            documented=config.http_docs,
+        )
         self._http: HttpTransport = HttpTransport(
-            HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests, upload, json)),
+            HttpFrontEnd(table),
             host=config.host,
             port=config.http_port,
             threads=config.max_concurrent_requests + CONTROL_THREADS,

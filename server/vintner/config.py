@@ -119,6 +119,10 @@ class ServerConfig:
             PERIOD, "How long a REST client may take for the body of a request, beside 8 s for each MiB of it."
         ),
     )
+    http_docs: bool = field(
+        default=True,
+        metadata=as_option(BOOLEAN, "Serve the description of REST: `/openapi.json`, and the page `/docs`."),
+    )
     request_timeout_seconds: float = field(
         default=0.0,
         metadata=as_option(

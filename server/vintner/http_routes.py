@@ -7,6 +7,7 @@ from typing import Final
 
 from vintner.errors import Unsupported
 from vintner.http_body import Bodies
+from vintner.http_docs import Documentation
 from vintner.http_inference import Inference
 from vintner.http_models import Models
 from vintner.http_repository import Control
@@ -30,6 +31,7 @@ def routes(
     max_bodies: int,
     max_upload_bytes: int = 0,
     json: JsonLimits = DEFAULT_LIMITS,
+    documented: bool = True,
 ) -> Sequence[Route]:
     """Every route, most frequent first: they are tried in this order. So many bodies are read at the same time.
 
@@ -40,6 +42,7 @@ def routes(
         *Inference(service, bodies).routes,
         *Models(service).routes,
         *Control(service, max_request_bytes, max_upload_bytes).routes,
+        *(Documentation().routes if documented else ()),
         *(route(pattern, GET=_unsupported(what), POST=_unsupported(what)) for what, pattern in UNSUPPORTED.items()),
     ]
 

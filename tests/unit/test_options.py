@@ -46,6 +46,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "max_json_outputs": ("9", 9),
     "http_header_timeout_seconds": ("0.5", 0.5),
     "http_body_timeout_seconds": ("120", 120.0),
+    "http_docs": ("no", False),
     "request_timeout_seconds": ("2.5", 2.5),
     "max_message_bytes": ("4Mi", 4 << 20),
     "max_concurrent_requests": ("1", 1),
