@@ -37,6 +37,7 @@ def hasty(models: Path, third_party: dict[str, str]) -> Iterator[RunningServer]:
         f"--http-body-timeout-seconds={BODY}",
         f"--request-timeout-seconds={REQUEST}",
         "--max-concurrent-requests=4",
+        "--no-http-docs",
         "--max-json-nesting=6",
         "--max-json-keys=5",
         "--max-json-outputs=2",
@@ -186,3 +187,8 @@ def test_the_limits_of_json_are_as_set(
     refusal = rest_refusal(hasty, "POST", PLAIN.path(), above)
     assert refusal.code == "400"
     assert fault in refusal.message
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/docs/start.js"])
+def test_the_description_of_rest_can_be_left_out(hasty: RunningServer, path: str) -> None:
+    assert rest_refusal(hasty, "GET", path).code == "404"
