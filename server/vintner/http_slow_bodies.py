@@ -8,11 +8,12 @@ size. Invariant: of a reader that has its body and a watch that gives it up, one
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event, Thread
@@ -33,6 +34,11 @@ TCP_INFO: Final = struct.Struct("8x 9I I")
 """The beginning of Linux's `struct tcp_info`, up to `tcpi_last_data_sent`, in milliseconds."""
 
 
+HEADERS: Final = (("Content-Type", "application/json"), ("Connection", "close"))
+
+Respond = Callable[[int, Sequence[tuple[str, str]], bytes], None]
+
+
 class SlowBody(RequestError):
     """The body did not arrive in time."""
 
@@ -42,14 +48,14 @@ class SlowBody(RequestError):
 class TimedBody:
     """A body whose reading is watched. Each byte that is asked for extends its time."""
 
-    __slots__ = ("_body", "_time", "_watch", "refuse")
+    __slots__ = ("_body", "_time", "_watch", "respond")
 
-    def __init__(self, body: Any, watch: SlowBodies, refuse: Callable[[SlowBody], None]) -> None:
-        """`refuse` answers the request; whoever reads gets the same error, but the request is answered by then."""
+    def __init__(self, body: Any, watch: SlowBodies, respond: Respond) -> None:
+        """Who reads it when its time is over gets SlowBody, but by then `respond` has been called."""
         self._body = body
         self._watch = watch
         self._time = 0.0
-        self.refuse = refuse
+        self.respond = respond
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes, fewer only at the end. Raises SlowBody."""
@@ -92,8 +98,9 @@ class SlowBodies:
         if not late:
             return
         silent = {each.file: each for each in _connections(self._port) if each.silence > self.seconds - SLACK}
+        text = json.dumps({"error": self.error.message}).encode()
         for body in late:
-            body.refuse(self.error)
+            body.respond(SlowBody.status, HEADERS, text)
         self._close(silent, len(late))
 
     def _close(self, silent: dict[int, _Connection], most: int) -> None:

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from threading import Event, Semaphore
 from typing import Any
 
@@ -113,13 +111,12 @@ class HttpTransport:
         worker.serve_mtr(_new_cbscheduler(self._loop, self._answer, impl_asyncio=True), self._loop, self._stop)
 
     def _answer(self, response: Any, environ: dict[str, Any]) -> None:
-        body = environ["wsgi.input"]
+        body, respond = environ["wsgi.input"], response.response_bytes
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
-            refuse = partial(_refuse, response.response_bytes)
-            environ["wsgi.input"] = TimedBody(body, self._slow_bodies, refuse)
-        answer = self._handler(environ, response.response_bytes)
-        if answer is not None and answer[0] != SlowBody.status:  # that has been sent already, see `_refuse`
-            response.response_bytes(*answer)
+            environ["wsgi.input"] = TimedBody(body, self._slow_bodies, respond)
+        answer = self._handler(environ, respond)
+        if answer is not None and answer[0] != SlowBody.status:  # that has been sent already, see `SlowBodies`
+            respond(*answer)
             if answer[0] >= 400:
                 self._discard(body)
 
@@ -140,12 +137,6 @@ class HttpTransport:
         self._stopped.wait()
         self._slow_bodies.stop()
         self._loop.close()
-
-
-def _refuse(respond: Respond, error: SlowBody) -> None:
-    """The one answer that is given here, and not by the handler, which is still reading then."""
-    headers = [("Content-Type", "application/json"), ("Connection", "close")]
-    respond(error.status, headers, json.dumps({"error": error.message}).encode())
 
 
 def _listen(host: str, port: int, purpose: str) -> socket.socket:

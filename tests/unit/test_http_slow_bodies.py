@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -27,8 +27,9 @@ class Connection:
     def read(self, size: int) -> bytes:
         return self.server.recv(size, socket.MSG_WAITALL)
 
-    def refuse(self, error: SlowBody) -> None:
-        self.server.sendall(error.message.encode())
+    def respond(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        assert (status, *headers) == (408, ("Content-Type", "application/json"), ("Connection", "close"))
+        self.server.sendall(body)
 
     def close(self) -> None:
         self.client.close()
@@ -72,18 +73,18 @@ def test_a_late_body_is_answered_its_reader_woken_and_others_left_alone(listener
     late, timely, idle = (Connection(listener) for _ in range(3))
     files = len(os.listdir("/proc/self/fd"))
     late.client.sendall(b"some")
-    readers = [Reader(TimedBody(late, watch, late.refuse))]
+    readers = [Reader(TimedBody(late, watch, late.respond))]
     reading(watch, 1)
     watch.give_up(time.monotonic())
     assert readers[0].is_alive(), "given up before its time"
     (end,) = watch.reading.values()
-    readers.append(Reader(TimedBody(timely, watch, timely.refuse)))
+    readers.append(Reader(TimedBody(timely, watch, timely.respond)))
     reading(watch, 2)
     threading.Event().wait(max(0.0, end - time.monotonic()))
     watch.give_up(end)
     readers[0].join(WAIT)
     assert readers[0].outcome is watch.error
-    assert late.client.recv(1000) == b"the body did not arrive within 0.3 s, and 8 s for each MiB of it"
+    assert late.client.recv(1000) == b'{"error": "the body did not arrive within 0.3 s, and 8 s for each MiB of it"}'
     timely.client.sendall(bytes(100))
     readers[1].join(WAIT)
     assert readers[1].outcome == bytes(100)
@@ -100,7 +101,7 @@ def test_a_connection_that_was_answered_shortly_before_is_not_the_one(listener: 
     watch = SlowBodies(listener.getsockname()[1], 1.0)
     busy = Connection(listener)
     busy.server.sendall(b"an answer")
-    reader = Reader(TimedBody(busy, watch, busy.refuse))
+    reader = Reader(TimedBody(busy, watch, busy.respond))
     reading(watch, 1)
     watch.give_up(time.monotonic() + 5)
     assert reader.is_alive()
@@ -120,7 +121,7 @@ def test_the_time_of_a_body_grows_with_what_is_asked_for() -> None:
             ends.extend(watch.reading.values())
             return b""
 
-    body = TimedBody(Body(), watch, lambda error: None)
+    body = TimedBody(Body(), watch, lambda *answer: None)
     started = time.monotonic()
     for _ in range(2):
         assert body.read(1 << 20) == b""
@@ -132,7 +133,7 @@ def test_what_is_late_is_given_up_by_itself(listener: socket.socket) -> None:
     watch = SlowBodies(listener.getsockname()[1], SECONDS)
     late = Connection(listener)
     watch.start()
-    reader = Reader(TimedBody(late, watch, late.refuse))
+    reader = Reader(TimedBody(late, watch, late.respond))
     reader.join(WAIT)
     assert reader.outcome is watch.error
     watch.stop()
