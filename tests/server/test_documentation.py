@@ -47,8 +47,8 @@ def here(text: str, server: RunningServer) -> str:
     return text.replace(".venv/bin/vintner", f"{sys.executable} -m vintner")
 
 
-@pytest.mark.parametrize(("command", "output"), list(commands()))
-def test_the_readmes_commands_print_what_it_says(shipped: RunningServer, command: str, output: str) -> None:
+@pytest.mark.parametrize(("command", "output"), [*commands(), *commands("docs/rest.md")])
+def test_the_commands_that_only_ask_print_what_the_readme_and_the_docs_say(shipped: RunningServer, command: str, output: str) -> None:
     run = subprocess.run(["bash", "-c", here(command, shipped)], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.stdout.rstrip("\n") == output.rstrip("\n"), run.stderr
 
