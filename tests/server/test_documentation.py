@@ -48,7 +48,9 @@ def here(text: str, server: RunningServer) -> str:
 
 
 @pytest.mark.parametrize(("command", "output"), [*commands(), *commands("docs/rest.md")])
-def test_the_commands_that_only_ask_print_what_the_readme_and_the_docs_say(shipped: RunningServer, command: str, output: str) -> None:
+def test_the_commands_that_only_ask_print_what_the_readme_and_the_docs_say(
+    shipped: RunningServer, command: str, output: str
+) -> None:
     run = subprocess.run(["bash", "-c", here(command, shipped)], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.stdout.rstrip("\n") == output.rstrip("\n"), run.stderr
 

@@ -86,6 +86,18 @@ REFUSED = {
         Inference(parameters={"triton_x": 1}),
         ["parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."],
     ),
+    "priority that is a word": (
+        Inference(parameters={"priority": "high"}),
+        ["parameter 'priority': expected a whole number of at least 0, got 'high'"],
+    ),
+    "negative time-out": (
+        Inference(parameters={"timeout": -1}),
+        ["parameter 'timeout': expected a whole number of at least 0, got -1"],
+    ),
+    "timing that is a number": (
+        Inference(parameters={"timing": 1}),
+        ["parameter 'timing': expected a boolean, got 1"],
+    ),
     "version that is no number": (Inference(version="newest"), ["'newest'", "'double_fp32'"]),
 }
 

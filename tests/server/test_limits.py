@@ -139,6 +139,14 @@ def test_binary_tensors_count_towards_the_limit(bounded: RunningServer) -> None:
         assert bounded.request("POST", PLAIN.path(), text + bytes(rows * 8), headers)[0] == expected
 
 
+@pytest.mark.parametrize(("size", "expected"), [(LIMIT - 8, 200), (LIMIT, 200), (LIMIT + 8, 413)])
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_a_raw_request_is_limited_as_any(bounded: RunningServer, size: int, expected: int, coding: str) -> None:
+    sent = gzip.compress(bytes(size)) if coding == "gzip" else bytes(size)
+    headers = {"Inference-Header-Content-Length": "0", "Content-Encoding": coding}
+    assert bounded.request("POST", PLAIN.path(), sent, headers)[0] == expected
+
+
 def test_an_announced_length_above_the_limit_is_a_413_before_anything_was_sent(bounded: RunningServer) -> None:
     connection = http.client.HTTPConnection(bounded.http, timeout=30)
     connection.putrequest("POST", PLAIN.path())
