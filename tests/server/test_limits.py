@@ -48,6 +48,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in settings.items():
         write_model(root / name / "1", fake_model(shape=(-1, 2)))
         (root / name / "config.yaml").write_text(text)
+    names = [{"name": name, "datatype": "FP32", "shape": [-1, 2]} for name in ("in0", "in1")]
+    write_model(root / "twins" / "1", {"inputs": names, "outputs": names})
+    (root / "twins" / "config.yaml").write_text("batching: {max_batch_size: 4}\n")
     tensors = [{"name": str(number), "datatype": "FP32", "shape": [1]} for number in range(MANY + 1)]
     write_model(root / "wide" / "1", {"inputs": tensors, "outputs": tensors})
     return root
@@ -237,6 +240,13 @@ def test_a_request_may_have_as_many_rows_as_a_batch(bounded: RunningServer, prot
         assert reply["outputs"][0]["data"] == [2 * value for value in range(rows * 2)]
     refusal = refuse(bounded, protocol, Inference(model="rows", inputs=[rows_of(5)]), "INVALID_ARGUMENT")
     assert "inference request batch-size must be <= 4 for 'rows', got 5" in refusal.message
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_inputs_of_a_batched_model_have_as_many_rows_as_each_other(bounded: RunningServer, protocol: str) -> None:
+    inputs = [Given("in0", shape=(1, 2), data=range(2)), Given("in1", shape=(2, 2), data=range(4))]
+    refusal = refuse(bounded, protocol, Inference(model="twins", inputs=inputs), "INVALID_ARGUMENT")
+    assert "input batch size does not match other inputs" in refusal.message
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
