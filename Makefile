@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 BENCH := $(VENV)/.bench-installed
+PROMTOOL := $(BIN)/promtool
 
 .DEFAULT_GOAL := help
 .PHONY: help venv serve test lint format proto docs bench bench-plots clean
@@ -17,7 +18,7 @@ venv: $(DEV) ## Make .venv with Vintner and its tools, with the versions in cons
 serve: $(RUNTIME) ## Serve model_repository/ on 8000 (REST), 8001 (gRPC) and 8002 (metrics)
 	$(BIN)/vintner serve --model-repository model_repository $(ARGS)
 
-test: $(DEV) ## Run all tests
+test: $(DEV) $(PROMTOOL) ## Run all tests
 	$(BIN)/pytest $(ARGS)
 
 lint: $(DEV) ## Check style, types and layers
@@ -50,6 +51,16 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Vintner needs Python 3.11 or newer; name one with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+# Prometheus's own check of metrics: the machine's, or that of Debian's package, which is not installed for it.
+$(PROMTOOL): | $(BIN)/python
+	@command -v promtool >/dev/null || command -v apt-get >/dev/null || \
+	  { echo "The tests need promtool, which comes with Prometheus; install that."; exit 1; }
+	if command -v promtool; then ln -sf "$$(command -v promtool)" $@; else \
+	  rm -rf $(VENV)/prometheus && mkdir $(VENV)/prometheus && cd $(VENV)/prometheus && \
+	  { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; } && \
+	  dpkg -x prometheus_*.deb . && mv usr/bin/promtool ../bin/ && cd .. && rm -r prometheus; \
+	fi
 
 $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .

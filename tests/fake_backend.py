@@ -4,21 +4,23 @@ A model is a JSON document, in a `*.fake` file or given to `FakeBackend` by file
 
     {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}], "outputs": [...], "fail": "why it cannot load"}
 
-The i-th output is twice the i-th input for numbers, and a copy of it for BOOL and BYTES. With `"reshapes": true` the
+The i-th output is twice the i-th input for numbers, and a copy of it for BOOL and BYTES. With `"decoupled": true` there
+is a response for each row of the first input, with what comes of that row alone, and after `"fail_after"` of them an
+error, if that is there; a request may have more responses by its parameter `repeat`. With `"reshapes": true` the
 model can be given another first extent, and every tensor then has it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from vintner.backend import Device, LoadSpec
-from vintner.errors import ConfigError, LoadError
+from vintner.errors import BackendError, ConfigError, LoadError
 from vintner.types import Array, TensorSpec, bf16_to_fp32, fp32_to_bf16
 
 Document = Mapping[str, Any]
@@ -53,6 +55,27 @@ class FakeInstance:
         return {output.name: answer(given.datatype, inputs[given.name]) for given, output in pairs}
 
 
+class FakeGenerator:
+    """One execution slot of a decoupled model. Each response passes the model's gate."""
+
+    def __init__(self, model: FakeModel, fail_after: int | None) -> None:
+        self._model = model
+        self._fail_after = fail_after
+
+    def generate(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Iterator[Mapping[str, Array]]:
+        rows = len(inputs[self._model.inputs[0].name])
+        pairs = list(zip(self._model.inputs, self._model.outputs, strict=True))
+        try:
+            for number in range(rows * int(parameters.get("repeat", 1))):
+                if number == self._fail_after:
+                    raise BackendError(f"it failed after {number} responses")
+                row = {given.name: inputs[given.name][number % rows] for given, _ in pairs}
+                self._model.enter(inputs)
+                yield {output.name: answer(given.datatype, row[given.name]) for given, output in pairs}
+        finally:
+            self._model.generated += 1
+
+
 class FakeModel:
     """A loaded model that records what is done to it. `gate` runs inside every run: it may wait, or raise."""
 
@@ -64,7 +87,9 @@ class FakeModel:
         self.spec = spec
         self.inputs = inputs
         self.outputs = outputs
-        self.instances = [FakeInstance(self) for _ in range(spec.instances or 1)]
+        self.instances: Sequence[Any] = [FakeInstance(self) for _ in range(spec.instances or 1)]
+        self.generated = 0
+        """Generations that ended, in whatever way."""
         self.gate = gate
         self.batch_sizes: list[int] = []
         """First extent of the first input of every run, in the order in which the runs began; 0 for a scalar."""
@@ -120,6 +145,8 @@ class FakeBackend:
         if spec.rows is not None:
             inputs, outputs = (with_rows(specs, spec.rows, document) for specs in (inputs, outputs))
         model = FakeModel(spec, inputs, outputs, self.gate)
+        if document.get("decoupled"):
+            model.instances = [FakeGenerator(model, document.get("fail_after")) for _ in model.instances]
         self.loaded.append(model)
         return model
 

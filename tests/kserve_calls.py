@@ -51,12 +51,12 @@ class Question:
         )
 
 
-def over_rest(address: str, ask: Callable[[Any, str], Awaitable[Any]]) -> Any:
+def over_rest(address: str, ask: Callable[[Any, str], Awaitable[Any]], protocol: str = "v2") -> Any:
     """What the REST client answers when it is asked about this server."""
     import kserve
 
     async def run() -> Any:
-        client = kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2", retries=0))
+        client = kserve.InferenceRESTClient(kserve.RESTConfig(protocol=protocol, retries=0))
         try:
             return await ask(client, f"http://{address}")
         finally:
@@ -116,3 +116,22 @@ def infer_over_grpc(address: str, question: Question) -> Outcome:
 def _answered(response: Any) -> Outcome:
     outputs = [np.asarray(output.as_numpy()) for output in response.outputs]
     return Outcome(response.id, response.model_name, response.model_version, outputs)
+
+
+def readiness_over_v1(address: str, models: Sequence[str]) -> list[Any]:
+    """Whether the server lives, and each model is ready; for a model that is refused, the status."""
+    answers = [over_rest(address, lambda client, url: client.is_server_live(url), "v1")]
+    for model in models:
+        try:
+            answers.append(over_rest(address, lambda client, url, m=model: client.is_model_ready(url, m), "v1"))
+        except httpx.HTTPStatusError as error:
+            answers.append(error.response.status_code)
+    return answers
+
+
+def predict_over_v1(address: str, model: str, document: dict[str, Any], verb: str = "infer") -> Any:
+    """The document of the answer, or the `Outcome` of an error."""
+    try:
+        return over_rest(address, lambda client, url: getattr(client, verb)(url, data=document, model_name=model), "v1")
+    except httpx.HTTPStatusError as error:
+        return Outcome(status=str(error.response.status_code), text=str(error))

@@ -23,6 +23,14 @@ from vintner.types import Request, Response, Tensor
 WAIT = 10.0
 
 
+def eventually(condition: Callable[[], object]) -> None:
+    """Waits for what no one is told of."""
+    end = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        threading.Event().wait(0.001)
+
+
 class World:
     """Models by name, version and revision, a manager over them and a service. A revision is a document's file."""
 
@@ -47,10 +55,8 @@ class World:
 
     def until_closed(self, count: int) -> None:
         """Waits until so many models were loaded and all are closed, of which nobody may be told."""
-        end = time.monotonic() + WAIT
-        while len(self.backend.loaded) < count or not all(model.closed for model in self.backend.loaded):
-            assert time.monotonic() < end
-            threading.Event().wait(0.001)
+        loaded = self.backend.loaded
+        eventually(lambda: len(loaded) >= count and all(model.closed for model in loaded))
 
     def put(self, name: str, *versions: int, config: str = "", bad: bool = False, size: int = 0) -> None:
         """Writes versions, all of them wanted, with new files."""

@@ -66,7 +66,7 @@ class RunningServer:
             with error:
                 return error.code, error.headers, error.read()
 
-    def counter(self, name: str, **labels: str) -> float:
+    def counter(self, name: str, /, **labels: str) -> float:
         """The sum of the series of a metric that have these labels."""
         total = 0.0
         for line in self.request("GET", "/metrics")[2].decode().splitlines():

@@ -24,14 +24,17 @@ from vintner.backend import Backends
 from vintner.config import ServerConfig
 from vintner.cores import available_cores
 from vintner.errors import ConfigError
+from vintner.host import Host
 from vintner.json_text import JsonLimits
 from vintner.manager import Admission, Manager
 from vintner.model_control import ModelControl
 from vintner.model_source import Scan
 from vintner.ovms_file import OvmsFile
+from vintner.ovms_metrics import OvmsMetrics
 from vintner.response_cache import ResponseCache
-from vintner.service import CONTROL_THREADS, Service
+from vintner.service import CONTROL_THREADS, MOST_STREAMS, Service
 from vintner.tracking import Repository
+from vintner.triton_metrics import TritonMetrics
 from vintner.uploads import Uploads
 from vintner.watching import Watcher
 
@@ -135,6 +138,7 @@ class _Server:
             resources=_by_name(config.rate_limit_resource),
             admission=Admission(config.model_control == "explicit", _chosen(config.load_model)),
             memory_budget=config.model_memory_budget,
+            dialects=[TritonMetrics(Host()), *([OvmsMetrics()] if config.ovms_metrics else [])],
         )
         self._watcher = Watcher(repository, self._manager.aspire, poll_seconds=config.repository_poll_seconds)
         self._service = Service(
@@ -159,7 +163,7 @@ class _Server:
             HttpFrontEnd(table),
             host=config.host,
             port=config.http_port,
-            threads=config.max_concurrent_requests + CONTROL_THREADS,
+            threads=config.max_concurrent_requests + CONTROL_THREADS + MOST_STREAMS,
             purpose="REST",
             header_seconds=config.http_header_timeout_seconds,
             body_seconds=config.http_body_timeout_seconds,

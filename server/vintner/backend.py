@@ -10,7 +10,7 @@ time; the instances of a model run at the same time. `close` is called once, whe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -18,7 +18,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from vintner.errors import ConfigError, nearest
-from vintner.types import Array, TensorSpec
+from vintner.types import Array, Parameter, TensorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,21 @@ class Instance(Protocol):
         ...
 
 
+class Generator(Protocol):
+    """One execution slot of a loaded model that is decoupled: it gives any number of responses to a request."""
+
+    def generate(
+        self, inputs: Mapping[str, Array], parameters: Mapping[str, Parameter]
+    ) -> Iterator[Mapping[str, Array]]:
+        """Yields the outputs of each response, of which some may be missing, as soon as they are there.
+
+        Inputs, outputs and errors are as those of `Instance.run`; `parameters` are the request's. It is iterated in one
+        thread, and rests while the client is slow to take the responses. If nobody wants more, `close` is called, as it
+        is in the end, where the iterator has it; a generator function sees that as GeneratorExit.
+        """
+        ...
+
+
 class LoadedModel(Protocol):
     """One model on one device."""
 
@@ -101,6 +116,24 @@ class LoadedModel(Protocol):
         ...
 
 
+class GeneratingModel(Protocol):
+    """As `LoadedModel`, of a model that is decoupled."""
+
+    @property
+    def platform(self) -> str: ...
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]: ...
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]: ...
+
+    @property
+    def instances(self) -> Sequence[Generator]: ...
+
+    def close(self) -> None: ...
+
+
 class Backend(Protocol):
     """An adapter to a runtime library."""
 
@@ -111,7 +144,7 @@ class Backend(Protocol):
         """
         ...
 
-    def load(self, spec: LoadSpec) -> LoadedModel:
+    def load(self, spec: LoadSpec) -> LoadedModel | GeneratingModel:
         """Loads and compiles. Raises LoadError with a reason that its reader can act on."""
         ...
 

@@ -81,6 +81,10 @@ class ServerConfig:
         default=8002,
         metadata=as_option(PORT, "Port for /metrics, which REST's port has too; 0 picks a free one."),
     )
+    ovms_metrics: bool = field(
+        default=False,
+        metadata=as_option(BOOLEAN, "Count by OpenVINO Model Server's names, too: `ovms_*` in /metrics."),
+    )
     log_level: LogLevel = field(
         default="info", metadata=as_option(choice(get_args(LogLevel)), "Least severe messages to log.")
     )

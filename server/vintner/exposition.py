@@ -35,7 +35,11 @@ class MetricFamily:
 
     def add_metric(self, labels: Sequence[str], value: float) -> None:
         """`labels` are values, in the order of the family's labels."""
-        self._lines.append(f"{self._name}{_braced(self._pairs(labels))} {_number(value)}\n")
+        self.add_labelled(self._pairs(labels), value)
+
+    def add_labelled(self, pairs: str, value: float) -> None:
+        """As `add_metric`, of labels that `label_pairs` has written; they need not be the family's."""
+        self._lines.append(f"{self._name}{_braced(pairs)} {_number(value)}\n")
 
     def _pairs(self, values: Sequence[str]) -> str:
         if SPECIAL.search("".join(values)):
@@ -54,6 +58,12 @@ class CounterMetricFamily(MetricFamily):
     suffix = "_total"
 
 
+class NamedCounterMetricFamily(MetricFamily):
+    """A sum that only grows, by a name that another server gave it: nothing is put to that."""
+
+    kind = "counter"
+
+
 class GaugeMetricFamily(MetricFamily):
     """A value that goes up and down."""
 
@@ -65,16 +75,31 @@ class HistogramMetricFamily(MetricFamily):
 
     kind = "histogram"
 
+    def __init__(self, name: str, documentation: str, labels: Sequence[str] = ()) -> None:
+        super().__init__(name, documentation, labels=labels)
+        self._pieces: dict[Sequence[str], list[str]] = {}
+
     def add_metric(  # type: ignore[override]
         self, labels: Sequence[str], buckets: Sequence[tuple[str, float]], sum_value: float
     ) -> None:
         """Buckets are cumulative, the last one `+Inf`."""
-        pairs = self._pairs(labels)
-        start = f'{self._name}_bucket{{{pairs}{"," if pairs else ""}le="'
-        lines = [f'{start}{bound}"}} {count}\n' for bound, count in buckets]
-        end = _braced(pairs)
-        lines.append(f"{self._name}_count{end} {_number(buckets[-1][1])}\n{self._name}_sum{end} {_number(sum_value)}\n")
-        self._lines += lines
+        bounds, counts = zip(*buckets, strict=True)
+        self.add_counts(self._pairs(labels), bounds, counts, sum_value)
+
+    def add_counts(self, pairs: str, bounds: tuple[str, ...], counts: Iterable[float], sum_value: float) -> None:
+        """As `add_metric`, of labels by `label_pairs`. One sample's lines are a template of the next's."""
+        pieces = self._pieces.get(bounds)
+        if pieces is None:
+            pieces = self._pieces[bounds] = self._split_where_labels_go(bounds)
+        template = pairs.replace("%", "%%").join(pieces)
+        if not pairs:
+            template = template.replace("{,", "{").replace("{}", "")
+        values = [*counts]
+        self._lines.append(template % (*values, values[-1], _number(sum_value)))
+
+    def _split_where_labels_go(self, bounds: Sequence[str]) -> list[str]:
+        lines = [f'{self._name}_bucket{{\0,le="{bound}"}} %s\n' for bound in bounds]
+        return "".join([*lines, f"{self._name}_count{{\0}} %s\n{self._name}_sum{{\0}} %s\n"]).split("\0")
 
 
 class SummaryMetricFamily(MetricFamily):
@@ -98,6 +123,11 @@ class InfoMetricFamily(MetricFamily):
     def __init__(self, name: str, documentation: str, value: Mapping[str, str]) -> None:
         super().__init__(name, documentation, labels=tuple(value))
         self.add_metric(tuple(value.values()), 1.0)
+
+
+def label_pairs(labels: Mapping[str, str]) -> str:
+    """Labels as a sample has them, written once for the samples of many families."""
+    return ",".join(f'{name}="{value.translate(ESCAPED)}"' for name, value in labels.items())
 
 
 def exposition(families: Iterable[MetricFamily]) -> bytes:

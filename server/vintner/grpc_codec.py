@@ -59,6 +59,11 @@ _ID: Final = _tag("id")
 _RAW: Final = _tag("raw_output_contents")
 
 
+_INFER_RESPONSE: Final = bytes(
+    [pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number << 3 | _LENGTH_DELIMITED]
+)
+
+
 def decode_infer(message: pb.ModelInferRequest) -> Request:
     """Views of the message's bytes where it is raw, one copy where it is typed. Raises InvalidArgument."""
     raw = message.raw_input_contents
@@ -197,6 +202,18 @@ def encode_infer(response: Response) -> bytes:
     return message
 
 
+def encode_stream_response(response: Response, *, final: bool) -> bytes:
+    """The bytes of a ModelStreamInferResponse. `final`: no more comes of the request. Raises TooLarge."""
+    return b"".join(_field(_INFER_RESPONSE, encode_infer(response) + _FINAL[final]))
+
+
+def encode_stream_error(message: str, request_id: str) -> bytes:
+    """The same for a request that failed."""
+    answer = pb.ModelStreamInferResponse(error_message=message)
+    answer.infer_response.id = request_id
+    return answer.SerializeToString()
+
+
 @lru_cache(maxsize=1024)
 def _head(model_name: str, version: str, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
     message = pb.ModelInferResponse(model_name=model_name, model_version=version)
@@ -210,6 +227,10 @@ def _encode_parameters(parameters: Mapping[str, Parameter]) -> bytes:
     for key, value in parameters.items():
         setattr(message.parameters[key], _PARAMETER_FIELDS[type(value)], value)
     return message.SerializeToString()
+
+
+_FINAL: Final = {final: _encode_parameters({"triton_final_response": final}) for final in (False, True)}
+"""What is put behind a response of a stream."""
 
 
 def _field(tag: bytes, value: bytes) -> tuple[bytes, bytes, bytes]:

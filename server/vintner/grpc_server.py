@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -23,9 +23,10 @@ from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, Unsuppor
 from vintner.executor import LeanExecutor
 from vintner.grpc_fast_path import Call, FastPath, unusable
 from vintner.grpc_headings import Headings
+from vintner.grpc_stream import InferStream, Streams
 from vintner.pb import grpc_service_pb2 as pb
 from vintner.pb.pool import POOL
-from vintner.service import CONTROL_THREADS, Service
+from vintner.service import CONTROL_THREADS, MOST_STREAMS, Service
 from vintner.turns import Turn
 from vintner.types import Cancellation, Request, Response
 
@@ -38,6 +39,9 @@ NO_DEADLINE = 365 * 86400.0
 
 LONGEST_DETAILS = 2500
 """Bytes of UTF-8. Each may take three in the trailer, and clients begin to refuse trailers at 8 KiB."""
+
+ERRORS_END_IT: Final = "triton_grpc_error"
+"""Metadata of a stream whose client wants the first error as its status."""
 
 FastPathUse = Literal["auto", "off"]
 Handler = Callable[[Any, Any], Message | bytes]
@@ -78,8 +82,8 @@ class GrpcServer:
     ) -> None:
         """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound."""
         self._service = service
-        handlers = _Handlers(service)
-        threads = max_concurrent_requests + CONTROL_THREADS
+        self._handlers = handlers = _Handlers(service)
+        threads = max_concurrent_requests + CONTROL_THREADS + MOST_STREAMS
         self._executor = LeanExecutor(threads, "vintner-grpc")
         self._server = grpc.server(self._executor, options=_options(max_message_bytes))
         self._fast: FastPath | None = None
@@ -109,6 +113,7 @@ class GrpcServer:
     def stop(self, grace: float) -> None:
         """Refuses new calls, waits up to `grace` seconds for the running ones, then cancels them."""
         self._health.end_watches()
+        self._handlers.streams.stop()
         if self._fast:
             self._fast.stop(grace)
         else:
@@ -165,6 +170,7 @@ class _Handlers:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._headings = Headings()
+        self.streams = Streams()
 
     def generic(self) -> Any:
         methods: dict[str, tuple[type[Message], Handler]] = {
@@ -184,6 +190,7 @@ class _Handlers:
             name: grpc.unary_unary_rpc_method_handler(_answer(message, handler))
             for name, (message, handler) in methods.items()
         }
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self.model_stream_infer)
         return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
 
     def server_live(self, request: pb.ServerLiveRequest, context: Any) -> Message:
@@ -194,7 +201,7 @@ class _Handlers:
 
     def model_ready(self, request: pb.ModelReadyRequest, context: Any) -> Message:
         try:
-            self._service.check_model(request.name, request.version)
+            self._service.check_model(request.name, request.version, "grpc")
         except ModelNotReady:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
@@ -203,7 +210,7 @@ class _Handlers:
         return codec.encode_server_metadata(self._service.server_metadata())
 
     def model_metadata(self, request: pb.ModelMetadataRequest, context: Any) -> Message:
-        return codec.encode_model_metadata(self._service.model_metadata(request.name, request.version))
+        return codec.encode_model_metadata(self._service.model_metadata(request.name, request.version, "grpc"))
 
     def model_statistics(self, request: pb.ModelStatisticsRequest, context: Any) -> Message:
         return codec.encode_statistics(self._service.statistics(request.name, request.version))
@@ -230,6 +237,24 @@ class _Handlers:
         """ModelInfer by way of grpcio's server: the thread of the call waits for the answer."""
         return codec.encode_infer(self._service.infer(_of_call(self._decoded(message), context), "grpc"))
 
+    def model_stream_infer(self, received: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        metadata = dict(context.invocation_metadata())
+        stream = InferStream(
+            self._service,
+            lambda data: self._decoded(_parsed(pb.ModelInferRequest, data)),
+            _deadline(context),
+            lambda error: _status(error)[1],
+            errors_end_it=metadata.get(ERRORS_END_IT) == "true",
+        )
+        try:
+            with self.streams.opened(stream):
+                if context.add_callback(stream.cancel):
+                    yield from stream.messages(received)
+        except Exception as exc:
+            code, details = _status(exc)
+            context.set_code(code)
+            context.set_details(details)
+
     def begin_infer(self, data: bytes, call: Call) -> Turn | None:
         """ModelInfer by way of the fast path: whoever has the answer sends it."""
         request = self._headings.decode(data)
@@ -253,11 +278,15 @@ class _Handlers:
 
 def _of_call(request: Request, context: Any) -> Request:
     """The request with the deadline and the cancellation of its call."""
-    remaining = context.time_remaining()
-    if remaining is not None and remaining < NO_DEADLINE:
-        request.deadline = time.monotonic() + remaining
+    request.deadline = _deadline(context)
     request.cancellation = _CallCancellation(context)
     return request
+
+
+def _deadline(context: Any) -> float | None:
+    """In seconds of `time.monotonic`."""
+    remaining = context.time_remaining()
+    return time.monotonic() + remaining if remaining is not None and remaining < NO_DEADLINE else None
 
 
 def _end(call: Call, result: Response | Exception) -> None:

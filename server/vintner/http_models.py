@@ -51,7 +51,7 @@ class Models:
 
     def model_ready(self, environ: Environ, model: str, version: str) -> Answer:
         try:
-            self._service.check_model(model, version)
+            self._service.check_model(model, version, "rest")
         except ModelNotReady as exc:
             body = {"name": model, "ready": False, "reasons": [exc.message]}
             return 503, (JSON, ("Retry-After", str(exc.retry_after))), orjson.dumps(body)
@@ -62,7 +62,7 @@ class Models:
         return 200, (JSON,), codec.server_metadata_json(metadata.name, metadata.version, metadata.extensions)
 
     def model_metadata(self, environ: Environ, model: str, version: str) -> Answer:
-        metadata = self._service.model_metadata(model, version)
+        metadata = self._service.model_metadata(model, version, "rest")
         body = codec.model_metadata_json(
             metadata.name, metadata.versions, metadata.platform, metadata.inputs, metadata.outputs
         )

@@ -8,11 +8,14 @@ from typing import Final
 from vintner.errors import Unsupported
 from vintner.http_body import Bodies
 from vintner.http_docs import Documentation
+from vintner.http_generate import Generate
 from vintner.http_inference import Inference
 from vintner.http_models import Models
+from vintner.http_predict import Predict
 from vintner.http_repository import Control
 from vintner.http_server import Method, Route, route
 from vintner.http_transport import Answer, Environ
+from vintner.http_v1_models import V1Models
 from vintner.json_text import DEFAULT_LIMITS, JsonLimits
 from vintner.service import Service
 
@@ -20,7 +23,6 @@ UNSUPPORTED: Final[Mapping[str, str]] = {
     "shared memory": r"/v2/(?:cuda|system)sharedmemory/.+",
     "tracing": r"/v2(?:/models/[^/]+(?:/versions/[^/]+)?)?/trace/setting",
     "changing what is logged": r"/v2/logging",
-    "generation": r"/v2/models/[^/]+(?:/versions/[^/]+)?/generate(?:_stream)?",
 }
 """Routes of Triton's that are not served here."""
 
@@ -40,7 +42,10 @@ def routes(
     bodies = Bodies(max_request_bytes, max_bodies, json)
     return [
         *Inference(service, bodies).routes,
+        *Generate(service, bodies).routes,
+        *Predict(service, bodies).routes,
         *Models(service).routes,
+        *V1Models(service).routes,
         *Control(service, max_request_bytes, max_upload_bytes).routes,
         *(Documentation().routes if documented else ()),
         *(route(pattern, GET=_unsupported(what), POST=_unsupported(what)) for what, pattern in UNSUPPORTED.items()),
@@ -55,7 +60,7 @@ def metrics_routes(service: Service) -> Sequence[Route]:
 def _unsupported(what: str) -> Method:
     """For what Triton has and this server has not."""
 
-    def answer(environ: Environ) -> Answer:
+    def refuse(environ: Environ) -> Answer:
         raise Unsupported(f"{what} is not supported by this server")
 
-    return answer
+    return refuse

@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 from vintner import http_codec as codec
 from vintner.errors import NotFound, RequestError, Unavailable, VintnerError
 from vintner.http_body import SMALLEST_COMPRESSED, ReplyCoding, accepted_coding, compress
-from vintner.http_transport import Answer, Environ, Respond
+from vintner.http_transport import Answer, Environ, Respond, StreamedAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class MethodNotAllowed(RequestError):
         self.headers = (("Allow", allow),)
 
 
-Method = Callable[..., Answer | Begin]
+Method = Callable[..., Answer | Begin | StreamedAnswer]
 """Is given the environment, and the groups of its route's pattern by name."""
 
 
@@ -79,10 +79,12 @@ class HttpFrontEnd:
     def __init__(self, table: Sequence[Route]) -> None:
         self._routes = table
 
-    def __call__(self, environ: Environ, respond: Respond) -> Answer | None:
+    def __call__(self, environ: Environ, respond: Respond) -> Answer | StreamedAnswer | None:
         """The answer, or None if it goes by way of `respond`. Never raises."""
         try:
             answer = self._answer(environ)
+            if isinstance(answer, StreamedAnswer):
+                return answer
             accepted = accepted_coding(environ.get("HTTP_ACCEPT_ENCODING"))
             if not callable(answer):
                 return _compressed(answer, accepted)
@@ -91,7 +93,7 @@ class HttpFrontEnd:
         except Exception as exc:
             return error_answer(exc)
 
-    def _answer(self, environ: Environ) -> Answer | Begin:
+    def _answer(self, environ: Environ) -> Answer | Begin | StreamedAnswer:
         path: str = environ["PATH_INFO"]
         if not path.isascii():  # PEP 3333 has the bytes of the path as Latin-1
             path = path.encode("latin-1").decode("utf-8", "replace")
@@ -115,13 +117,21 @@ def _compressed(answer: Answer, accepted: ReplyCoding | None) -> Answer:
     return (status, (*headers, VARY), body) if len(body) >= SMALLEST_COMPRESSED else answer
 
 
+def error_text(error: Exception) -> str:
+    """What a client is told of it; what is our own fault is logged."""
+    if isinstance(error, VintnerError):
+        return error.message
+    logger.error("a request failed", exc_info=error)
+    return "internal error; the server's log has the details"
+
+
 def error_answer(error: Exception) -> Answer:
     """The status of the error table, and when to try again if that can help."""
+    text = codec.encode_error(error_text(error))
     if not isinstance(error, VintnerError):
-        logger.error("a request failed", exc_info=error)
-        return 500, (JSON,), codec.encode_error("internal error; the server's log has the details")
+        return 500, (JSON,), text
     headers = [JSON, *getattr(error, "headers", ())]
     if isinstance(error, Unavailable):
         headers.append(("Retry-After", str(error.retry_after)))
     status = getattr(error, "status", None) or STATUS[error.code]
-    return status, headers, codec.encode_error(error.message)
+    return status, headers, text

@@ -15,8 +15,9 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from threading import Event, Semaphore
-from typing import Any
+from typing import Any, Protocol
 
 from granian import _granian
 from granian._futures import _new_cbscheduler
@@ -41,13 +42,32 @@ Headers = Sequence[tuple[str, str]]
 Answer = tuple[int, Headers, bytes]
 """Status, headers and body."""
 
+
+class Parts(Protocol):
+    """The body of a streamed answer, piece by piece, iterated in one thread."""
+
+    def __next__(self) -> bytes: ...
+
+    def close(self) -> None:
+        """Called in the end, and as soon as a piece cannot be sent because the client went away; perhaps twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedAnswer:
+    """An answer whose body comes in pieces, each of which is sent at once. It keeps its thread until the end."""
+
+    status: int
+    headers: Headers
+    parts: Parts
+
+
 Environ = Mapping[str, Any]
 """As in WSGI (PEP 3333): REQUEST_METHOD, PATH_INFO, QUERY_STRING, CONTENT_LENGTH, HTTP_*, `wsgi.input`."""
 
 Respond = Callable[[int, Headers, bytes], None]
 """Sends the answer of one request: to be called once, from any thread."""
 
-Handler = Callable[[Environ, Respond], Answer | None]
+Handler = Callable[[Environ, Respond], Answer | StreamedAnswer | None]
 """Returns the answer, or None if it has called `respond`, or will. May block while it reads the body; never raises."""
 
 
@@ -115,7 +135,12 @@ class HttpTransport:
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
             environ["wsgi.input"] = TimedBody(body, self._slow_bodies, respond)
         answer = self._handler(environ, respond)
-        if answer is not None and answer[0] != SlowBody.status:  # that has been sent already, see `SlowBodies`
+        if isinstance(answer, StreamedAnswer):
+            try:
+                response.response_iter(answer.status, answer.headers, answer.parts)
+            finally:
+                answer.parts.close()
+        elif answer is not None and answer[0] != SlowBody.status:  # that has been sent already, see `SlowBodies`
             respond(*answer)
             if answer[0] >= 400:
                 self._discard(body)

@@ -8,7 +8,7 @@ Invariant: what works goes on until what is to take its place works, unless some
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition, Event, Lock
@@ -23,7 +23,7 @@ from vintner.lifecycle import State
 from vintner.loaders import Loaders
 from vintner.loading import Loading, Opener
 from vintner.managed_model import UNLOADED, IndexEntry, ManagedModel
-from vintner.metrics import Registry
+from vintner.metrics import Dialect, Registry
 from vintner.model_config import QueueConfig, TrafficConfig
 from vintner.model_source import ModelSource, Scan, not_in_repository
 from vintner.response_cache import ResponseCache
@@ -75,6 +75,7 @@ class Manager:
         memory_budget: int | None = None,
         threads: Threads | None = None,
         loaders: Loaders | None = None,
+        dialects: Sequence[Dialect] = (),
     ) -> None:
         """`resources` are what models share by `rate_limiter`, in units; `cores` is one of them unless it is given.
         `memory_budget` is in bytes."""
@@ -85,6 +86,7 @@ class Manager:
             self.versions_by_state,
             lambda: cache.size if cache is not None else (0, 0),
             lambda: traffic_metrics.families(list(self.routers.values())),
+            dialects,
         )
         self._opener = Opener(backends, self.threads, cores, cache_dir, cache)
         self._admission = admission or Admission()
@@ -374,8 +376,7 @@ class Manager:
         with self._lock:
             model = self._models.get(name)
             if model is None:
-                hint = nearest(name, self._models) if len(self._models) <= 20 else ""
-                return _unknown(name, hint)
+                return self._not_known(name)
             numbers = {*model.versions, *model.numbers}
             if model.awaited and not self._steps.stopped and (not version or version in map(str, model.numbers)):
                 return AwaitLoad(name, model.refusal)
@@ -388,10 +389,26 @@ class Manager:
                 return NotFound(f"Request for unknown model: '{name}' version {version} is not found")
             return ModelNotReady(f"model '{name}' version {version} is not at ready state: {model.describe(version)}")
 
-    def index(self) -> list[IndexEntry]:
-        """Every version that is known, by name and number, and every model with a fault."""
+    def _not_known(self, name: str) -> NotFound:
+        """Needs the lock."""
+        return _unknown(name, nearest(name, self._models) if len(self._models) <= 20 else "")
+
+    def labelled(self, name: str, label: str) -> str:
+        """The version that has a label in its model's configuration, whether it is served or not. Raises NotFound."""
         with self._lock:
-            models = sorted(self._models.items())
+            model = self._models.get(name)
+            if model is None:
+                raise self._not_known(name)
+            labels = model.source.config.version_labels if model.source is not None else {}
+        if label not in labels:
+            raise NotFound(f"model '{name}' has no version label '{label}'{nearest(label, labels)}")
+        return str(labels[label])
+
+    def index(self, name: str = "") -> list[IndexEntry]:
+        """Every version that is known, by name and number, and every model with a fault; or those of one model."""
+        with self._lock:
+            models = [(name, self._models[name])] if name in self._models else []
+            models = models if name else sorted(self._models.items())
             entries = [entry for _, model in models for entry in model.entries()]
         return [self._remarked(entry) for entry in entries]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from threading import Lock
-from typing import Final, get_args
+from typing import Final, Literal, Protocol, get_args
 
 from vintner import __version__
 from vintner.batching import Reason
@@ -28,6 +28,7 @@ from vintner.exposition import (
     InfoMetricFamily,
     MetricFamily,
     exposition,
+    label_pairs,
 )
 
 SECONDS: Final = (
@@ -58,13 +59,16 @@ def _bound_names(bounds: tuple[float, ...]) -> tuple[str, ...]:
 
 
 class Histogram:
-    """Counts per bucket, and the sum. Not synchronised: its owner's lock guards it."""
+    """Counts per bucket, and the sum. Not synchronised: its owner's lock guards it.
 
-    __slots__ = ("_bounds", "_names", "counts", "total")
+    `names` are the bounds as they are shown.
+    """
+
+    __slots__ = ("_bounds", "counts", "names", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
-        self._names = _bound_names(tuple(bounds))
+        self.names = _bound_names(tuple(bounds))
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
@@ -74,7 +78,11 @@ class Histogram:
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Prometheus's buckets: (upper bound, observations at or below it), the last one `+Inf`."""
-        return list(zip(self._names, map(float, accumulate(self.counts)), strict=True))
+        return list(zip(self.names, map(float, accumulate(self.counts)), strict=True))
+
+    def add_to(self, family: HistogramMetricFamily, pairs: str, scale: float = 1.0) -> None:
+        """Adds it to a family, with labels that `label_pairs` has written; `scale` is what the sum is shown by."""
+        family.add_counts(pairs, self.names, accumulate(self.counts), self.total * scale)
 
 
 class Stages:
@@ -147,20 +155,20 @@ class PoolState:
 class RequestMetrics:
     """Requests to one model version over one protocol."""
 
-    __slots__ = ("_lock", "duration", "failed_seconds", "outcomes")
+    __slots__ = ("_lock", "duration", "outcomes", "succeeded_seconds")
 
     def __init__(self) -> None:
         self._lock = Lock()
         self.duration = Histogram(SECONDS)
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
-        self.failed_seconds = 0.0
+        self.succeeded_seconds = 0.0
 
     def observe(self, outcome: str, seconds: float) -> None:
         with self._lock:
             self.outcomes[outcome] += 1
             self.duration.observe(seconds)
-            if outcome != "ok":
-                self.failed_seconds += seconds
+            if outcome == "ok":
+                self.succeeded_seconds += seconds
 
 
 class CacheMetrics:
@@ -194,6 +202,14 @@ class CacheMetrics:
 
 PROTOCOLS: Final = ("grpc", "rest")
 
+Question = Literal["ModelMetadata", "ModelReady"]
+"""What a client may ask about a model that is counted, if anybody wants it."""
+
+
+def _not_counted(question: Question, protocol: str, well: bool) -> None:
+    """Nobody wants it."""
+
+
 SLICE: Final = 0.001
 """Seconds for which a scrape keeps the interpreter to itself."""
 PAUSE: Final = 0.00005
@@ -214,17 +230,40 @@ class ModelMetrics:
         `pools` for the instances."""
         self.model = model
         self.version = version
+        self.labels = label_pairs({"model": model, "version": version})
+        """As the series have them."""
+        self.tagged = self.labels
+        """As those by Triton's names have them."""
         self.gauges = gauges
         self.pools = pools
         self.load_seconds = 0.0
+        self.cached = False
+        """Whether answers are looked up in the response cache."""
+        self.asked: Callable[[Question, str, bool], None] = _not_counted
+        """Told of a question about this version, by which protocol it came and whether it was answered well."""
         self.size = 0
         """Bytes that the version is expected to take."""
         self.scheduler = SchedulerMetrics()
         self.cache = CacheMetrics()
-        self.requests = {protocol: RequestMetrics() for protocol in PROTOCOLS}
+        self.requests: Mapping[str, RequestMetrics] = {protocol: RequestMetrics() for protocol in PROTOCOLS}
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Sets the labels that the configuration adds to Triton's; each has an underscore before it, as there."""
+        tagged = {f"_{name}": text for name, text in tags.items()}
+        self.tagged = label_pairs({"model": self.model, "version": self.version, **tagged})
 
 
-def _unhurried(models: Iterable[ModelMetrics]) -> Iterator[ModelMetrics]:
+class Dialect(Protocol):
+    """What other servers call what is counted."""
+
+    def attach(self, model: ModelMetrics) -> None:
+        """Called before a model's first request."""
+        ...
+
+    def families(self, models: Sequence[ModelMetrics]) -> Iterator[MetricFamily]: ...
+
+
+def unhurried(models: Iterable[ModelMetrics]) -> Iterator[ModelMetrics]:
     """Lets requests go first every millisecond: the text of 1,000 models takes 0.2 s, and the interpreter lets them
     wait 5 ms at a time. By a sleep, for whoever yields a busy core gets it back only after all others had their share.
     """
@@ -244,22 +283,31 @@ class Registry:
         versions_by_state: Callable[[], tuple[Mapping[str, int], int]] = lambda: ({}, 0),
         cache_size: Callable[[], tuple[int, int]] = lambda: (0, 0),
         others: Callable[[], Iterable[MetricFamily]] = tuple,
+        dialects: Sequence[Dialect] = (),
     ) -> None:
         """All are asked at scrape time; `cache_size` for entries and bytes of the response cache, `others` for families
-        that are counted elsewhere."""
+        that are counted elsewhere, `dialects` for what other servers call these."""
         self._lock = Lock()
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._versions_by_state = versions_by_state
         self._cache_size = cache_size
         self._others = others
+        self._dialects = dialects
         self._started = time.time()
+        self._began = time.monotonic()
         self.rejected = {protocol: RequestMetrics() for protocol in PROTOCOLS}
+        self.parked: Callable[[], Mapping[str, tuple[int, int]]] = dict
+        """Requests and bytes that wait for a model to be loaded, by model; asked at scrape time, too."""
         self.loads = 0
+        self.load_seconds = 0.0
         self.load_failures = 0
         self.unloads = 0
 
     def add(self, metrics: ModelMetrics) -> None:
+        """To be called before the first request."""
         with self._lock:
+            for dialect in self._dialects:
+                dialect.attach(metrics)
             self._models[metrics.model, metrics.version] = metrics
 
     def remove(self, metrics: ModelMetrics) -> None:
@@ -271,9 +319,10 @@ class Registry:
         with self._lock:
             self.unloads += 1
 
-    def loaded(self) -> None:
+    def loaded(self, seconds: float) -> None:
         with self._lock:
             self.loads += 1
+            self.load_seconds += seconds
 
     def load_failed(self) -> None:
         with self._lock:
@@ -292,9 +341,12 @@ class Registry:
         yield from self._cache(models)
         yield from self._gauges(models)
         yield from self._instances(models)
+        yield from self._parked()
         yield from self._loads(models)
         yield from self._others()
         yield from self._server()
+        for dialect in self._dialects:
+            yield from dialect.families(models)
 
     def _requests(self, models: Iterable[ModelMetrics]) -> Iterator[MetricFamily]:
         labels = ["model", "version", "protocol"]
@@ -304,12 +356,12 @@ class Registry:
         duration = HistogramMetricFamily(
             "vintner_request_duration_seconds", "From the decoded request to its answer.", labels=labels
         )
-        for model in _unhurried(models):
+        for model in unhurried(models):
             for protocol, requests in model.requests.items():
                 values = [model.model, model.version, protocol]
                 for outcome, number in list(requests.outcomes.items()):
                     count.add_metric([*values, outcome], number)
-                duration.add_metric(values, requests.duration.cumulative(), requests.duration.total)
+                requests.duration.add_to(duration, f'{model.labels},protocol="{protocol}"')
         yield count
         yield duration
         rejected = CounterMetricFamily(
@@ -345,20 +397,20 @@ class Registry:
             ),
             "rows": HistogramMetricFamily("vintner_batch_rows", "Rows of a batch.", labels=labels),
         }  # fmt: skip
-        for model in _unhurried(models):
+        for model in unhurried(models):
             values = [model.model, model.version]
             executions.add_metric(values, model.scheduler.executions)
             rows.add_metric(values, model.scheduler.rows.total)
             for name, family in histograms.items():
                 histogram: Histogram = getattr(model.scheduler, name)
-                family.add_metric(values, histogram.cumulative(), histogram.total)
+                histogram.add_to(family, model.labels)
         yield executions
         yield rows
         yield from histograms.values()
         cuts = CounterMetricFamily(
             "vintner_batch_cuts", "Batches, by why they held no more.", labels=[*labels, "reason"]
         )
-        for model in _unhurried(models):
+        for model in unhurried(models):
             for reason, number in model.scheduler.cuts.items():
                 cuts.add_metric([model.model, model.version, reason], number)
         yield cuts
@@ -367,7 +419,7 @@ class Registry:
         labels = ["model", "version"]
         hits = CounterMetricFamily("vintner_cache_hits", "Requests answered from the response cache.", labels=labels)
         misses = CounterMetricFamily("vintner_cache_misses", "Requests not found in the response cache.", labels=labels)
-        for model in _unhurried(models):
+        for model in unhurried(models):
             hits.add_metric([model.model, model.version], model.cache.hits)
             misses.add_metric([model.model, model.version], model.cache.misses)
         yield hits
@@ -383,29 +435,40 @@ class Registry:
             "queue_bytes": ("vintner_queue_bytes", "Bytes of input that wait for an instance."),
             "waiting": ("vintner_instances_waiting", "Instances that wait for resources that other models hold."),
         }
-        for key, (name, help_text) in families.items():
-            family = GaugeMetricFamily(name, help_text, labels=["model", "version"])
-            for model in _unhurried(models):
-                value = model.gauges().get(key)
-                if value is not None:
-                    family.add_metric([model.model, model.version], value)
-            yield family
+        gauges = {key: GaugeMetricFamily(name, text) for key, (name, text) in families.items()}
+        for model in unhurried(models):
+            values = model.gauges()
+            for key, family in gauges.items():
+                if key in values:
+                    family.add_labelled(model.labels, values[key])
+        yield from gauges.values()
 
     def _instances(self, models: Sequence[ModelMetrics]) -> Iterator[MetricFamily]:
         families = {
-            "busy": ("vintner_instances_busy", "Instances that run a batch."),
-            "instances": ("vintner_instances", "Instances in service."),
-            "out": ("vintner_instances_out", "Instances that failed or hang, until they are opened anew."),
+            "busy": GaugeMetricFamily("vintner_instances_busy", "Instances that run a batch."),
+            "instances": GaugeMetricFamily("vintner_instances", "Instances in service."),
+            "out": GaugeMetricFamily(
+                "vintner_instances_out", "Instances that failed or hang, until they are opened anew."
+            ),
         }
-        for key, (name, help_text) in families.items():
-            family = GaugeMetricFamily(name, help_text, labels=["model", "version", "device"])
-            for model in _unhurried(models):
-                counts: dict[str, int] = {}
-                for pool in model.pools():
-                    counts[pool.device] = counts.get(pool.device, 0) + getattr(pool, key)
-                for device, count in counts.items():
-                    family.add_metric([model.model, model.version, device], count)
-            yield family
+        for model in unhurried(models):
+            pools = model.pools()
+            for device in dict.fromkeys(pool.device for pool in pools):
+                labels = f"{model.labels},{label_pairs({'device': device})}"
+                for key, family in families.items():
+                    family.add_labelled(labels, sum(getattr(pool, key) for pool in pools if pool.device == device))
+        yield from families.values()
+
+    def _parked(self) -> Iterator[MetricFamily]:
+        requests = GaugeMetricFamily(
+            "vintner_parked_requests", "Requests that wait for their model to be loaded.", labels=["model"]
+        )
+        size = GaugeMetricFamily("vintner_parked_bytes", "Bytes of input that wait for that.", labels=["model"])
+        for model, (number, taken) in self.parked().items():
+            requests.add_metric([model], number)
+            size.add_metric([model], taken)
+        yield requests
+        yield size
 
     def _loads(self, models: Sequence[ModelMetrics]) -> Iterator[MetricFamily]:
         labels = ["model", "version"]
@@ -417,7 +480,7 @@ class Registry:
             "What the version counts in the memory budget: its files, or memory_bytes.",
             labels=labels,
         )
-        for model in _unhurried(models):
+        for model in unhurried(models):
             seconds.add_metric([model.model, model.version], model.load_seconds)
             size.add_metric([model.model, model.version], model.size)
         yield seconds
@@ -435,9 +498,15 @@ class Registry:
             value=failed,
         )
         yield CounterMetricFamily("vintner_model_loads", "Model versions loaded.", value=self.loads)
+        yield CounterMetricFamily(
+            "vintner_model_load_seconds", "Seconds that loads took, warm-up included.", value=self.load_seconds
+        )
         yield CounterMetricFamily("vintner_model_load_failures", "Loads that failed.", value=self.load_failures)
         yield CounterMetricFamily("vintner_model_unloads", "Model versions unloaded.", value=self.unloads)
         yield GaugeMetricFamily("vintner_start_time_seconds", "When the server started.", value=self._started)
+        yield GaugeMetricFamily(
+            "vintner_uptime_seconds", "For how long it has run since.", value=time.monotonic() - self._began
+        )
         yield InfoMetricFamily(
             "vintner_build", "This build.", value={"version": __version__, "python": platform.python_version()}
         )

@@ -108,6 +108,12 @@ def _filename(given: str) -> str:
     return given
 
 
+def _label(given: str) -> str:
+    if "/" in given:
+        raise _unfit("a label without a slash, which cannot be part of a path", given)
+    return given
+
+
 def _batching(given: object) -> object:
     return {"enabled": given} if isinstance(given, bool) else given
 
@@ -126,6 +132,7 @@ def _by_tensor(given: object) -> object:
 
 
 Name = Annotated[str, Field(min_length=1)]
+Label = Annotated[str, Field(min_length=1), AfterValidator(_label)]
 Hint = Literal["throughput", "latency"]
 Precision = Literal["f32", "f16", "bf16"]
 Cores = Annotated[str, Field(min_length=1), BeforeValidator(lambda given: str(given) if type(given) is int else given)]
@@ -146,11 +153,13 @@ IN_PLACE: Final = frozenset(
         "load",
         "load_timeout_seconds",
         "memory_bytes",
+        "metric_tags",
         "queue",
         "reopen_after_failures",
         "resource_preserving",
         "response_cache",
         "traffic",
+        "version_labels",
         "version_policy",
     }
 )
@@ -159,6 +168,17 @@ IN_PLACE: Final = frozenset(
 The rest of `batching` does: what else it says decides which shapes the model is opened with, and an order of answers
 cannot begin or end among requests that are under way.
 """
+
+
+TAG: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_]*")
+"""With an underscore before it, it is a label; with two, it would be one that Prometheus keeps for itself."""
+
+
+def _tags(given: Mapping[str, str]) -> Mapping[str, str]:
+    for name in given:
+        if not TAG.fullmatch(name):
+            raise ValueError(f"expected letters, digits and underscores, a letter or digit first, got '{name}'")
+    return given
 
 
 class Section(BaseModel):
@@ -415,21 +435,24 @@ class ModelConfig(Section):
     batch_inputs: Annotated[Mapping[str, BatchInputConfig], BeforeValidator(_by_tensor)] = {}
     warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()
     version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()
+    decoupled: StrictBool = False
+    version_labels: Mapping[Label, Count] = {}
     resource_preserving: StrictBool = False
     load: Literal["at_start", "on_demand"] = "at_start"
     idle_unload_seconds: Seconds | None = None
     load_timeout_seconds: Seconds | None = None
     memory_bytes: Annotated[int | None, BeforeValidator(_size)] = None
+    metric_tags: Annotated[Mapping[str, str], AfterValidator(_tags)] = {}
     traffic: TrafficConfig | None = None
     backend_options: Mapping[str, Any] = {}
 
     def wanted_versions(self, available: Collection[int]) -> tuple[int, ...]:
         """Those of the available versions that are to be loaded, in ascending order: what the policy selects of those
-        that are not on trial, and what `traffic` names. A version on trial is not the latest yet."""
-        if self.traffic is None:
-            return self.version_policy.select(available)
-        selected = self.version_policy.select(set(available) - self.traffic.on_trial)
-        return tuple(sorted({*selected, *self.traffic.versions.intersection(available)}))
+        that are not on trial, and what `traffic` or a label names. A version on trial is not the latest yet."""
+        on_trial, directed = (self.traffic.on_trial, self.traffic.versions) if self.traffic else (set(), set())
+        selected = self.version_policy.select(set(available) - on_trial)
+        named = {*directed, *self.version_labels.values()}
+        return tuple(sorted({*selected, *named.intersection(available)}))
 
     def in_pools(self) -> tuple[ModelConfig, ...]:
         """For each pool, the configuration of a model that is on its device alone."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vintner.backend import LoadedModel, LoadSpec, close_anyway
+from vintner.decoupled import is_decoupled
 from vintner.errors import LoadError, VintnerError
 from vintner.model_config import ModelConfig
 from vintner.padding import Load, load_sizes
@@ -71,7 +72,12 @@ def _worth_trying(model: LoadedModel, spec: LoadSpec, config: ModelConfig) -> bo
     tensors = (*model.inputs, *model.outputs)
     wanted = config.batching.enabled or config.batching.max_batch_size is not None
     single = bool(model.inputs) and all(tensor.shape[:1] == (1,) for tensor in tensors)
-    return wanted and single and not spec.shapes.keys() & {tensor.name for tensor in model.inputs}
+    return (
+        wanted
+        and single
+        and not is_decoupled(model)
+        and not spec.shapes.keys() & {tensor.name for tensor in model.inputs}
+    )
 
 
 def _with_any_rows(

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from vintner.backend import Backend, Backends, LoadedModel, LoadSpec, close_anyway
+from vintner.decoupled import is_decoupled, loader
 from vintner.errors import LoadError
 from vintner.load_specs import find_model, load_specs
 from vintner.manifest import check_manifest
@@ -51,7 +52,7 @@ def open_servable(
             model = load()
             models.append(model)
             _check_alike(models[0], model, spec.device)
-            pools.append(Pool(model.instances, spec.device, model.close, reopen=load))
+            pools.append(Pool(model.instances, spec.device, model.close, load, lasting=is_decoupled(model)))
         servable = Servable(source.name, version, models[0], source.config, threads, backend, pools, cache, claim)
         for misfit in sorted(misfits):
             servable.serve_unbatched(misfit)
@@ -64,7 +65,7 @@ def open_servable(
 
 def _open(backend: Backend, spec: LoadSpec, source: ModelSource, misfit: Callable[[str], object]) -> LoadedModel:
     """Loads a model on one device and warms it up there. `misfit` is told why it cannot be batched, if so."""
-    model = open_model(backend.load, spec, source.config, source.root / DIRECTORY)
+    model = open_model(loader(backend.load, source.config), spec, source.config, source.root / DIRECTORY)
     try:
         reason = warm_up(model, source.config.warmup, source.root / DIRECTORY)
     except BaseException:

@@ -8,7 +8,7 @@ either resumed or refused, once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final
@@ -39,6 +39,8 @@ class _Parked:
     def __init__(self, request: Request, ways: _Ways) -> None:
         self.name = request.model_name
         self.size = sum(tensor.nbytes for tensor in request.inputs.values())
+        if request.untyped is not None:
+            self.size += request.untyped.size
         self.cancellation = request.cancellation
         self.alarm: Alarm | None = None
         self._ways: _Ways | None = ways
@@ -59,6 +61,12 @@ class Parking:
         self._lock = Lock()
         self._waiting: dict[str, tuple[int, int]] = {}  # requests and bytes, by model
         self._parked: set[_Parked] = set()
+
+    @property
+    def waiting(self) -> Mapping[str, tuple[int, int]]:
+        """Requests and bytes, of the models that any wait for."""
+        with self._lock:
+            return dict(self._waiting)
 
     def park(
         self,

@@ -109,7 +109,11 @@ class Pool:
         device: str = "CPU",
         close: Callable[[], None] | None = None,
         reopen: Callable[[], LoadedModel] | None = None,
+        *,
+        lasting: bool = False,
     ) -> None:
+        """The runs of a `lasting` one are never brief: they may wait for clients."""
+        self._lasting = lasting
         self.device = device
         self.reopen = reopen
         self.opening = Opening(self, instances, close)
@@ -164,7 +168,7 @@ class Pool:
         else:
             self.mean += WEIGHT * (seconds - self.mean)
             self.rows += WEIGHT * (rows - self.rows)
-        self.brief = self.mean < BRIEF
+        self.brief = self.mean < BRIEF and not self._lasting
 
     def open(self, instances: Sequence[Instance], close: Callable[[], None]) -> Opening:
         """Puts newly opened instances in the place of the present ones, and returns what was there, retired."""

@@ -1,8 +1,5 @@
 """One loaded version of a model: checks a request against its signature, runs it, and names the results.
 
-Tensors have two names, the model's own and the one that it is served by; they differ only where the configuration
-renames. Requests and specs here use the served one, backends the model's own.
-
 Invariant: after `retire` no lease is given any more, and `drained` is set once the last one has come back and no
 instance runs.
 """
@@ -16,19 +13,21 @@ from threading import Event, Lock
 from vintner.backend import LoadedModel
 from vintner.batcher import Batching
 from vintner.batching import QueueLimits
-from vintner.call import Call, Result
-from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
+from vintner.call import Arrays, Call, Result
+from vintner.decoupled import Generation, is_decoupled
+from vintner.errors import BackendError, InvalidArgument, LoadError, Unsupported
 from vintner.metrics import ModelMetrics, PoolState
-from vintner.model_config import BatchingConfig, ModelConfig, QueueConfig, TensorConfig
+from vintner.model_config import BatchingConfig, ModelConfig, QueueConfig
 from vintner.pools import Pool
 from vintner.queue_policy import QueuePolicy
 from vintner.ragged import boxed
 from vintner.rate_limiter import Claim
 from vintner.response_cache import CacheShare, ResponseCache
 from vintner.scheduler import Health, Scheduler
+from vintner.signature import Signature
 from vintner.timing import Timing, asks
 from vintner.turns import Threads, Turn
-from vintner.types import Array, Request, Response, Tensor, TensorSpec
+from vintner.types import Array, Request, Response
 
 DERIVED_BATCH_ROWS = 64
 """Rows that are stacked at most where the configuration sets no `max_batch_size`."""
@@ -58,14 +57,13 @@ class Servable:
         self.platform = model.platform
         self.backend = backend
         self.config = config
-        self.inputs = _served(model.inputs, config.inputs, "input", name)
-        self.outputs = _served(model.outputs, config.outputs, "output", name)
-        self._inputs = {spec.name: (own.name, spec) for own, spec in zip(model.inputs, self.inputs, strict=True)}
-        self._outputs = {
-            spec.name: (own.name, spec.datatype) for own, spec in zip(model.outputs, self.outputs, strict=True)
-        }
+        self.decoupled = is_decoupled(model)
+        """Whether it may give any number of responses to a request."""
+        self._signature = Signature(name, model, config)
+        self.inputs = self._signature.inputs
+        self.outputs = self._signature.outputs
         self._row_limit = config.batching.row_limit
-        self._batched = self._has_batch_dimension()
+        self._batched = self._signature.has_batch_dimension and not self.decoupled
         self._ragged = [own for own, given in config.inputs.items() if given.ragged]
         self._one_signature = all(-1 not in spec.shape[1:] for spec in self.inputs)
         self.metrics = ModelMetrics(name, self.version, self._gauges, lambda: self.pools)
@@ -115,7 +113,9 @@ class Servable:
         self._policy = QueuePolicy(config.queue)
         if config.response_cache and self._share is None and self._responses is not None:
             self._share = self._responses.share(self.metrics.cache)
-        self._cache = self._share if config.response_cache else None
+        self._cache = self._share if config.response_cache and not self.decoupled else None
+        self.metrics.cached = self.caches
+        self.metrics.tag(config.metric_tags)
 
     @property
     def title(self) -> str:
@@ -151,9 +151,6 @@ class Servable:
     def caches(self) -> bool:
         """Whether answers are kept for requests that come again."""
         return self._cache is not None
-
-    def _has_batch_dimension(self) -> bool:
-        return bool(self.inputs) and all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
 
     def _max_rows(self, config: ModelConfig) -> int:
         if self._row_limit is not None and not self._batched:
@@ -240,7 +237,14 @@ class Servable:
         An answer that is in the cache is given before this returns.
         Raises InvalidArgument, or as Scheduler.submit does, and then `reply` is not called.
         """
-        names = self._requested(request)
+        respond = request.on_response
+        if self.decoupled and respond is None:
+            raise Unsupported(
+                f"one answer to a request doesn't support models with decoupled transaction policy, such as"
+                f" '{self.name}'; use ModelStreamInfer, generate or generate_stream"
+            )
+        # A decoupled model's answer ends the request, and is empty.
+        names = self._signature.requested(request) if not self.decoupled else ()
         identity = request.id
         timing = Timing(time.monotonic()) if request.parameters and asks(request.parameters) else None
         if timing is not None:
@@ -250,6 +254,8 @@ class Servable:
             reply(result if isinstance(result, Exception) else self._response(identity, names, result))
 
         call = self._call(request, done)
+        if respond is not None and self.decoupled:
+            call.inputs = Generation(call, request.parameters, self._responding(request, respond))
         call.timing = timing
         cache = self._cache
         if cache is not None:
@@ -262,43 +268,24 @@ class Servable:
 
     def _response(self, identity: str, names: Sequence[str], outputs: Mapping[str, Array]) -> Response | Exception:
         """The outputs that were asked for, under the names that they are served by; an error if one is not there."""
-        results: dict[str, Tensor] = {}
         try:
-            for name in names:
-                own, datatype = self._outputs[name]
-                results[name] = Tensor(datatype, outputs[own])
+            results = self._signature.results(names, outputs)
         except Exception as exc:
             return BackendError(f"the backend did not return the outputs of model '{self.name}': {exc!r}")
         return Response(self.name, self.version, results, identity)
 
-    def _requested(self, request: Request) -> Sequence[str]:
-        if not request.outputs:
-            return tuple(self._outputs)
-        for name in request.outputs:
-            if name not in self._outputs:
-                hint = nearest(name, self._outputs)
-                raise InvalidArgument(f"unexpected inference output '{name}' for model '{self.name}'{hint}")
-        return request.outputs
+    def _responding(self, request: Request, respond: Callable[[Response], None]) -> Callable[[Arrays], None]:
+        """What takes a decoupled model's responses in its own names."""
+        names = self._signature.requested(request)
+
+        def take(outputs: Arrays) -> None:
+            respond(Response(self.name, self.version, self._signature.some_results(names, outputs), request.id))
+
+        return take
 
     def _call(self, request: Request, done: Callable[[Result], None]) -> Call:
         """The request in the model's own names, with what the scheduler needs to stack it."""
-        given = request.inputs
-        if given.keys() != self._inputs.keys():
-            raise self._wrong_inputs(given)
-        arrays: dict[str, Array] = {}
-        size = 0
-        for name, (own, spec) in self._inputs.items():
-            tensor = given[name]
-            array = tensor.array
-            if tensor.datatype != spec.datatype:
-                raise InvalidArgument(
-                    f"inference input '{name}' data-type is '{tensor.datatype}', but model '{self.name}' expects"
-                    f" '{spec.datatype}'"
-                )
-            if not spec.admits(array.shape):
-                raise self._wrong_shape(spec, array.shape)
-            arrays[own] = array
-            size += tensor.nbytes
+        arrays, size = self._signature.arrays(request.inputs)
         for own in self._ragged:
             arrays[own] = boxed(arrays[own])
         rows = self._rows(arrays) if self._batched else 1
@@ -307,7 +294,7 @@ class Servable:
             arrays,
             rows,
             size,
-            self._signature(arrays),
+            self._stackable(arrays),
             request.deadline,
             request.cancellation,
             done=done,
@@ -329,7 +316,7 @@ class Servable:
             raise InvalidArgument(f"inference request batch-size must be <= {most} for '{self.name}', got {rows}")
         return rows
 
-    def _signature(self, arrays: Mapping[str, Array]) -> Hashable:
+    def _stackable(self, arrays: Mapping[str, Array]) -> Hashable:
         """Requests with equal signatures can be stacked: equal shapes but for the batch, the same batch in each."""
         if self._one_signature and len(arrays) == 1:
             return None
@@ -337,23 +324,6 @@ class Servable:
         uneven = len({shape[:1] for shape in shapes}) > 1
         # With different first extents it is not the batch that comes first: such a request is stacked with none.
         return object() if uneven else tuple(shape[1:] for shape in shapes)
-
-    def _wrong_inputs(self, given: Mapping[str, Tensor]) -> InvalidArgument:
-        for name in given:
-            if name not in self._inputs:
-                hint = nearest(name, self._inputs)
-                return InvalidArgument(f"unexpected inference input '{name}' for model '{self.name}'{hint}")
-        missing = [name for name in self._inputs if name not in given]
-        return InvalidArgument(
-            f"expected {len(self._inputs)} inputs but got {len(given)} inputs for model '{self.name}'. Got input(s)"
-            f" {list(given)}, but missing required input(s) {missing}. Please provide all required input(s)."
-        )
-
-    def _wrong_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> InvalidArgument:
-        return InvalidArgument(
-            f"unexpected shape for input '{spec.name}' for model '{self.name}'. Expected {_dims(spec.shape)}, got"
-            f" {_dims(shape)}"
-        )
 
 
 def _timed(reply: Callable[[Response | Exception], None], timing: Timing) -> Callable[[Response | Exception], None]:
@@ -380,44 +350,3 @@ def _batching(config: BatchingConfig, max_rows: int) -> Batching:
 def _limits(config: QueueConfig) -> QueueLimits:
     levels = {level: own.max_requests for level, own in config.levels.items() if own.max_requests}
     return QueueLimits(config.max_requests, config.max_bytes, levels)
-
-
-def _dims(shape: Sequence[int]) -> str:
-    return f"[{','.join(map(str, shape))}]"
-
-
-def _served(
-    specs: Sequence[TensorSpec], config: Mapping[str, TensorConfig], kind: str, model: str
-) -> tuple[TensorSpec, ...]:
-    """The specs under the names that they are served by. Raises LoadError where the configuration is wrong."""
-    own = [spec.name for spec in specs]
-    for name in config:
-        if name not in own:
-            raise LoadError(
-                f"the configuration of '{model}' names an {kind} '{name}' that is not there{nearest(name, own)}"
-            )
-    served = tuple(_declared(spec, config.get(spec.name), kind) for spec in specs)
-    names = [spec.name for spec in served]
-    for name in names:
-        if names.count(name) > 1:
-            raise LoadError(f"two {kind}s of '{model}' would be served as '{name}'")
-    return served
-
-
-def _declared(spec: TensorSpec, config: TensorConfig | None, kind: str) -> TensorSpec:
-    """Applies the new name and compares what the configuration declares with what the model has."""
-    if config is None:
-        return spec
-    if config.datatype is not None and config.datatype != spec.datatype:
-        raise LoadError(f"{kind} '{spec.name}' is {spec.datatype}, but the configuration declares {config.datatype}")
-    if config.dims is not None and not _compatible(config.dims, spec.shape):
-        raise LoadError(
-            f"{kind} '{spec.name}' has shape {_dims(spec.shape)}, but the configuration declares {_dims(config.dims)}"
-        )
-    return TensorSpec(config.name or spec.name, spec.datatype, spec.shape)
-
-
-def _compatible(declared: Sequence[int], actual: Sequence[int]) -> bool:
-    return len(declared) == len(actual) and all(
-        want == have or -1 in (want, have) for want, have in zip(declared, actual, strict=True)
-    )

@@ -35,6 +35,10 @@ EXTENSIONS = ("binary_tensor_data", "parameters", "statistics", "model_configura
 CONTROL_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
 """The same, for where clients may load and unload."""
 
+MOST_STREAMS = 256
+"""Streams that are open at the same time over one protocol: each keeps threads of its front end, even if it is idle, or
+if its client takes nothing."""
+
 CONTROL_THREADS = 32
 """Threads that a front end has beyond those that inferences can occupy, so that a health check always finds one."""
 
@@ -48,9 +52,10 @@ class ServerMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """`versions` are the ready ones, or the one that was asked for."""
+    """`versions` are the ready ones, or the one that was asked for; `version` is the one that the rest is of."""
 
     name: str
+    version: str
     versions: Sequence[str]
     platform: str
     inputs: Sequence[TensorSpec]
@@ -81,7 +86,9 @@ class Service:
         self._lock = Lock()
         self._running = 0
         self._stopping = False
+        self.started = time.time()
         self._parking = Parking(manager.threads.alarms)
+        manager.registry.parked = lambda: self._parking.waiting
         self._places = BoundedSemaphore(CONTROL_THREADS // 2)
 
     # -- health ----------------------------------------------------------------------------------------------
@@ -108,16 +115,18 @@ class Service:
         """Has the requests answered that still wait for a model to be loaded at that time, of `time.monotonic`."""
         self._parking.clear(at)
 
-    def check_model(self, name: str, version: str = "") -> None:
+    def check_model(self, name: str, version: str = "", protocol: str | None = None) -> None:
         """Raises NotFound for an unknown model or version, ModelNotReady with the reason for one that is not ready.
 
-        One that is loaded when it is asked for is ready, though it sleeps.
+        One that is loaded when it is asked for is ready, though it sleeps. With a `protocol` it counts as a question.
         """
         try:
             servable = self._lease(name, version)
         except AwaitLoad:
             return
         servable.release()
+        if protocol is not None:
+            servable.metrics.asked("ModelReady", protocol, not servable.down)
         if servable.down:
             raise ModelNotReady(f"model '{name}' has no instance in service: {servable.faults}")
 
@@ -127,12 +136,14 @@ class Service:
         more = CONTROL_EXTENSIONS if self._control.explicit else ()
         return ServerMetadata(SERVER_NAME, __version__, (*EXTENSIONS, *more))
 
-    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
-        """Raises as `check_model`."""
+    def model_metadata(self, name: str, version: str = "", protocol: str | None = None) -> ModelMetadata:
+        """Raises, and counts, as `check_model`."""
         servable = self._awaited(name, version)
         try:
+            if protocol is not None:
+                servable.metrics.asked("ModelMetadata", protocol, True)
             versions = [servable.version] if version else self._manager.ready_versions(name)
-            return ModelMetadata(name, versions, servable.platform, servable.inputs, servable.outputs)
+            return ModelMetadata(name, servable.version, versions, servable.platform, servable.inputs, servable.outputs)
         finally:
             servable.release()
 
@@ -169,6 +180,31 @@ class Service:
     def version_states(self) -> dict[str, Any]:
         """OpenVINO Model Server's document, of every version that is known."""
         return ovms_view.document(self._manager.index())
+
+    def model_states(self, name: str, version: str = "") -> dict[str, Any]:
+        """The same of one model, or of one version of it: TensorFlow Serving's model status.
+
+        Raises NotFound for a model or a version that is not known, InvalidArgument for a version that can be none.
+        """
+        entries = [entry for entry in self._manager.index(name) if version in ("", entry.version)]
+        if not entries:
+            self.check_model(name, version)
+        return {"model_version_status": [], **ovms_view.document(entries).get(name, {})}
+
+    def models_ready(self) -> list[str]:
+        """The models that answer requests, in order; also those that are loaded for it."""
+        return [name for name in dict.fromkeys(entry.name for entry in self._manager.index()) if self._answers(name)]
+
+    def _answers(self, name: str) -> bool:
+        try:
+            self.check_model(name)
+        except VintnerError:
+            return False
+        return True
+
+    def version_of(self, name: str, label: str) -> str:
+        """The version that has a label in its model's configuration. Raises NotFound."""
+        return self._manager.labelled(name, label)
 
     def reload(self) -> bool:
         """Looks again at what is wanted and waits for it; whether anything changed. Raises as `Reloading.reload`."""
@@ -215,6 +251,9 @@ class Service:
             reply(result)
 
         try:
+            if request.untyped is not None:
+                untyped, request.untyped = request.untyped, None
+                untyped.fill(request, servable.inputs)
             return servable.submit(request, settle)
         except Exception as exc:
             settle(exc)
@@ -262,6 +301,15 @@ class Service:
             refuse(exc)
         else:
             self._manager.wake(name, go_on, request.model_version)
+
+    def is_decoupled(self, name: str, version: str) -> bool:
+        """Whether a model may give several responses to a request; False for one that is not loaded."""
+        try:
+            servable = self._lease(name, version)
+        except Exception:
+            return False
+        servable.release()
+        return servable.decoupled
 
     def infer(self, request: Request, protocol: str) -> Response:
         """As `submit`, for a caller that can wait. Raises VintnerError, or what the backend raised."""

@@ -19,7 +19,7 @@ def statistics(model: ModelMetrics) -> dict[str, Any]:
     requests = model.requests.values()
     succeeded = sum(one.outcomes["ok"] for one in requests)
     answered = sum(sum(one.outcomes.values()) for one in requests)
-    failed_seconds = sum(one.failed_seconds for one in requests)
+    succeeded_seconds = sum(one.succeeded_seconds for one in requests)
     seconds = sum(one.duration.total for one in requests)
     cache = model.cache
     return {
@@ -29,8 +29,8 @@ def statistics(model: ModelMetrics) -> dict[str, Any]:
         "inference_count": int(scheduler.rows.total),
         "execution_count": scheduler.executions,
         "inference_stats": {
-            "success": _duration(succeeded, seconds - failed_seconds),
-            "fail": _duration(answered - succeeded, failed_seconds),
+            "success": _duration(succeeded, succeeded_seconds),
+            "fail": _duration(answered - succeeded, seconds - succeeded_seconds),
             "queue": _duration(sum(scheduler.wait.counts), scheduler.wait.total),
             **_stages(scheduler.requests),
             "cache_hit": _duration(cache.hits, cache.hit_seconds),

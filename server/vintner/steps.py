@@ -243,7 +243,7 @@ class Steps:
             stopped = self.stopped
             if not stopped:
                 record.load, record.loaded = None, servable
-                self._registry.loaded()
+                self._registry.loaded(servable.metrics.load_seconds)
                 self._swap(model)
                 self.step(model)
         if stopped:

@@ -53,7 +53,7 @@ def decode_data(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> 
             f"Shape does not match true shape of 'data' field: input '{name}' has shape {list(shape)}, "
             f"{count} elements, but 'data' has {len(flat)}"
         )
-    return Tensor(datatype, _convert(name, datatype, flat).reshape(shape))
+    return Tensor(datatype, convert(name, datatype, flat).reshape(shape))
 
 
 def encode_data(name: str, tensor: Tensor) -> Array | list[str]:
@@ -74,13 +74,15 @@ def encode_data(name: str, tensor: Tensor) -> Array | list[str]:
 
 
 def spell_non_finite(values: Array) -> orjson.Fragment:
-    """The JSON array of floats with `NaN`, `Infinity` and `-Infinity` where orjson writes null."""
+    """The JSON of an array of floats, or of one of NumPy's scalars, with `NaN`, `Infinity` and `-Infinity` where orjson
+    writes null."""
     pieces = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY).split(b"null")
-    literals = map(_literal, values[~np.isfinite(values)].tolist())
+    literals = map(literal, values[~np.isfinite(values)].tolist())
     return orjson.Fragment(b"".join(chain.from_iterable(zip(pieces, chain(literals, [b""]), strict=True))))
 
 
-def _literal(value: float) -> bytes:
+def literal(value: float) -> bytes:
+    """JSON's word for a float that is not finite, as most readers know it."""
     if value != value:
         return b"NaN"
     return b"Infinity" if value > 0 else b"-Infinity"
@@ -95,18 +97,27 @@ def _flatten(name: str, shape: tuple[int, ...], data: Any) -> list[Any]:
 
 
 def _unnest(name: str, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
+    flat = unnest(shape, data)
+    if flat is None:
+        raise InvalidArgument(
+            f"Shape does not match true shape of 'data' field: "
+            f"'data' of input '{name}' is not nested as shape {list(shape)} says"
+        )
+    return flat
+
+
+def unnest(shape: tuple[int, ...], data: Any) -> list[Any] | None:
+    """The elements of nested arrays; None if these are not nested as the shape says."""
     level = [data]
     for extent in shape:
         if countOf(map(type, level), list) != len(level) or countOf(map(len, level), extent) != len(level):
-            raise InvalidArgument(
-                f"Shape does not match true shape of 'data' field: "
-                f"'data' of input '{name}' is not nested as shape {list(shape)} says"
-            )
+            return None
         level = list(chain.from_iterable(level))
     return level
 
 
-def _convert(name: str, datatype: str, flat: list[Any]) -> Array:
+def convert(name: str, datatype: str, flat: list[Any]) -> Array:
+    """The elements as an array of one dimension. Raises InvalidArgument with the first that does not fit."""
     exact = _EXACT_TYPE[datatype]
     if not _types_fit(exact, flat):
         raise _refusal(name, datatype, flat)

@@ -32,6 +32,7 @@ SERVED: Final = frozenset(
         "max_batch_size",
         "default_model_filename",
         "parameters",
+        "metric_tags",
         "model_warmup",
         "input.name",
         "input.data_type",
@@ -63,6 +64,7 @@ SERVED: Final = frozenset(
         "dynamic_batching.default_queue_policy.default_timeout_microseconds",
         "dynamic_batching.default_queue_policy.allow_timeout_override",
         "response_cache.enable",
+        "model_transaction_policy.decoupled",
         "optimization.graph.level",
         "optimization.execution_accelerators.cpu_execution_accelerator.name",
     }
@@ -70,7 +72,6 @@ SERVED: Final = frozenset(
 TUNING: Final = frozenset(
     {
         "runtime",
-        "metric_tags",
         "model_metrics",
         "input.format",
         "output.label_filename",
@@ -88,8 +89,7 @@ TUNING: Final = frozenset(
     }
 )
 LOOKED_INTO: Final = frozenset(
-    {"model_transaction_policy"}  # for the sake of `decoupled: false`
-    | {path.rsplit(".", depth)[0] for path in SERVED | TUNING for depth in range(1, path.count(".") + 1)}
+    {path.rsplit(".", depth)[0] for path in SERVED | TUNING for depth in range(1, path.count(".") + 1)}
 )
 """Messages whose fields are judged one by one; of all others, being there is enough."""
 
@@ -173,9 +173,11 @@ def _document(config: model_config_pb2.ModelConfig, place: str) -> dict[str, Any
         "batching": _batching(config),
         "queue": _queue(config.dynamic_batching),
         "response_cache": config.response_cache.enable,
+        "decoupled": config.model_transaction_policy.decoupled,
         "inputs": _tensors(config.input, batched, reshape),
         "outputs": _tensors(config.output, batched, reshape=False),
         "batch_inputs": _batch_inputs(config.batch_input),
+        "metric_tags": dict(config.metric_tags),
         "version_policy": _version_policy(config.version_policy),
         "warmup": [_warmup(sample, batched) for sample in config.model_warmup],
         "backend_options": {"graph_optimization": level} if level else None,

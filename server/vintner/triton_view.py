@@ -43,6 +43,7 @@ def model_config(servable: Servable) -> pb.ModelConfig:
         output=[pb.ModelOutput(**_tensor(spec, limit)) for spec in servable.outputs],
         version_policy=_version_policy(servable),
         default_model_filename=config.filename or "",
+        metric_tags=config.metric_tags,
     )
     for number, pool in enumerate(servable.pools):
         gpu = pool.device.startswith("GPU")
@@ -58,6 +59,7 @@ def model_config(servable: Servable) -> pb.ModelConfig:
         message.batch_input.add(kind=kind, target_name=[target], source_input=[source])
     if servable.max_rows > 1:
         message.dynamic_batching.CopyFrom(_dynamic_batching(servable))
+    message.model_transaction_policy.decoupled = servable.decoupled
     if servable.caches:
         message.response_cache.enable = True
     return message

@@ -9,10 +9,10 @@ make as a plain one (measured), so these three are not frozen; nothing changes t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +120,20 @@ class Cancellation:
             callback()
 
 
+class Untyped(Protocol):
+    """What a request holds that takes its meaning from the version that gets it: which of its values are inputs, and of
+    what datatypes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that they take until then."""
+        ...
+
+    def fill(self, request: Request, specs: Sequence[TensorSpec]) -> None:
+        """Makes the request that of a version with these inputs. Raises InvalidArgument."""
+        ...
+
+
 @dataclass(slots=True)
 class Request:
     """One inference request. `model_version` is "" for the default version; no `outputs` means all of them."""
@@ -133,6 +147,11 @@ class Request:
     deadline: float | None = None
     """In seconds of `time.monotonic`."""
     cancellation: Cancellation | None = None
+    on_response: Callable[[Response], None] | None = None
+    """Takes the responses of a decoupled model, before the answer that ends the request and is empty. It may block.
+    None where a single answer is all that can be taken."""
+    untyped: Untyped | None = None
+    """What the inputs are made of once it is known which version serves; until then there are none."""
 
 
 @dataclass(slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -47,12 +49,38 @@ def here(text: str, server: RunningServer) -> str:
     return text.replace(".venv/bin/vintner", f"{sys.executable} -m vintner")
 
 
-@pytest.mark.parametrize(("command", "output"), [*commands(), *commands("docs/rest.md")])
-def test_the_commands_that_only_ask_print_what_the_readme_and_the_docs_say(
-    shipped: RunningServer, command: str, output: str
-) -> None:
+PAGES = ("README.md", "docs/streaming.md", "docs/v1.md", "docs/rest.md")
+"""Whose commands are for the repository that ships."""
+
+
+@pytest.mark.parametrize(("command", "output"), [shown for page in PAGES for shown in commands(page)])
+def test_commands_print_what_the_pages_say(shipped: RunningServer, command: str, output: str) -> None:
     run = subprocess.run(["bash", "-c", here(command, shipped)], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.stdout.rstrip("\n") == output.rstrip("\n"), run.stderr
+
+
+def test_the_backend_in_the_docs_streams(tmp_path: Path) -> None:
+    (program,) = (text for language, text in blocks("docs/streaming.md") if language == "python")
+    (tmp_path / "counting_backend.py").write_text(program)
+    info = tmp_path / "counting-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vintner.backends]\ncounting = counting_backend:CountingBackend\n")
+    (tmp_path / "models" / "count" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "count" / "1" / "counter").touch()
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    server = start_server(tmp_path / "models", tmp_path / "log", env={"PYTHONPATH": path})
+    try:
+        found = server.request("POST", "/v2/models/count/generate_stream", b'{"up_to": 3}')[2]
+    finally:
+        server.kill()
+    numbers = [json.loads(event[6:])["number"] for event in found.decode().split("\n\n") if event]
+    assert numbers == [0, 1, 2]
+
+
+def test_the_labels_in_the_docs_are_valid() -> None:
+    (keys,) = (text for language, text in blocks("docs/v1.md") if language == "yaml")
+    assert parse_model_config(yaml.safe_load(keys), "docs/v1.md").version_labels == {"stable": 1, "next": 2}
 
 
 def test_the_commands_that_control_models_print_what_the_docs_say(tmp_path: Path) -> None:

@@ -292,7 +292,9 @@ def test_readiness_and_metadata_of_an_unknown_model_are_not_found(doubling: Runn
             assert refusal_of(lambda call=call, request=request: call(request)).code == "NOT_FOUND"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v2/nothing", "/v2/models", "/v2/models//infer", "/v3", "//v2", "/v2//"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/v1", "/v2/nothing", "/v2/models", "/v2/models//infer", "/v3", "//v2", "/v2//"]
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_an_unknown_route_is_a_404(doubling: RunningServer, method: str, path: str) -> None:
     refusal = rest_refusal(doubling, method, path)

@@ -37,6 +37,24 @@ def test_readiness(call: Call, doubling: RunningServer) -> None:
     assert call(kserve_calls.readiness_over_grpc, doubling.grpc, models) == [True, True, True, "NOT_FOUND"]
 
 
+def test_readiness_over_v1(call: Call, doubling: RunningServer) -> None:
+    assert call(kserve_calls.readiness_over_v1, doubling.http, ["pair", "nobody"]) == [True, True, 404]
+
+
+def test_predictions_over_v1(call: Call, doubling: RunningServer) -> None:
+    predict = kserve_calls.predict_over_v1
+    bare = {"instances": VALUES.tolist()}
+    assert call(predict, doubling.http, "double_fp32", bare) == {"predictions": (VALUES * 2).tolist()}
+    named = {"instances": [{"in0": [1, 2], "in1": [3, 4]}]}
+    assert call(predict, doubling.http, "pair", named) == {"predictions": [{"out0": [2, 4], "out1": [6, 8]}]}
+    refusal: Outcome = call(predict, doubling.http, "pair", bare)
+    assert refusal.status == "400"
+    assert "values need their names: in0, in1" in refusal.text
+    refusal = call(predict, doubling.http, "double_fp32", bare, "explain")
+    assert refusal.status == "501"
+    assert ":explain is not supported by this server" in refusal.text
+
+
 @pytest.mark.parametrize("binary_out", [True, False], ids=["binary out", "JSON out"])
 @pytest.mark.parametrize("binary_in", [True, False], ids=["binary in", "JSON in"])
 def test_numbers_over_rest(call: Call, doubling: RunningServer, binary_in: bool, binary_out: bool) -> None:

@@ -37,6 +37,8 @@ INPUTS = [
     [{"name": "input", "datatype": "BYTES", "shape": [1, 2], "data": ["a", "Ω"]}],
 ]
 OUTPUTS = [[], [{"name": "output"}], [{"name": "output", "parameters": {"binary_data": True}}]]
+PREDICT = [{"instances": [[1, 2], [3, 4]]}, {"inputs": {"input": [["a", "b"]]}}, {"instances": [{"input": [1, 2]}]}]
+GENERATE = [{"input": [1, 2]}, {"input": ["a", "b"], "id": "7"}, {"input": 1}]
 
 
 def at_home() -> dict[str, Any]:
@@ -49,6 +51,8 @@ def at_home() -> dict[str, Any]:
         "inputs": {"enum": INPUTS},
         "outputs": {"enum": OUTPUTS},
     }
+    components["schemas"]["PredictRequest"] = {"enum": PREDICT}
+    components["schemas"]["GenerateRequest"] = {"enum": GENERATE}
     for path, item in document["paths"].items():
         if path.endswith("/infer"):
             item["post"].pop("parameters", None)
@@ -134,6 +138,10 @@ def test_the_requests_came_far_enough(seen: Counter[tuple[str, int]]) -> None:
         "/v2/models/{model}": {200, 404, 503},
         "/v2/models/{model}/versions/{version}/stats": {200, 404, 503},
         "/v2/models/{model}/infer": {200, 400, 404, 503},
+        "/v2/models/{model}/generate": {200, 400, 404, 503},
+        "/v2/models/{model}/generate_stream": {200, 400, 404, 503},
+        "/v1/models/{model}:predict": {200, 400, 404, 503},
+        "/v1/models/{model}": {200, 404, 503},
         "/v2/repository/models/{model}/load": {200, 400, 404},
         "/v2/repository/models/{model}/unload": {200, 400},
     }

@@ -15,8 +15,10 @@ from vintner.exposition import (
     HistogramMetricFamily,
     InfoMetricFamily,
     MetricFamily,
+    NamedCounterMetricFamily,
     SummaryMetricFamily,
     exposition,
+    label_pairs,
 )
 from vintner.metrics import Histogram, ModelMetrics, PoolState, Registry
 
@@ -82,9 +84,44 @@ def test_buckets_count_what_is_at_or_below_their_bounds(values: list[float]) -> 
     }
 
 
+@given(st.dictionaries(st.sampled_from(["model", "version", "_tag"]), st.text(), min_size=1))
+def test_labels_that_are_written_once_come_through_whatever_they_are(labels: dict[str, str]) -> None:
+    gauge, histogram = GaugeMetricFamily("g", ""), HistogramMetricFamily("h", "")
+    gauge.add_labelled(label_pairs(labels), 1.0)
+    histogram.add_counts(label_pairs(labels), ("0.5", "+Inf"), [1, 2], 3.0)
+    found = parsed(gauge, histogram)
+    assert found["g"][2] == [Sample("g", labels, 1.0)]
+    assert [(one.name, {**one.labels}, one.value) for one in found["h"][2]] == [
+        ("h_bucket", labels | {"le": "0.5"}, 1.0),
+        ("h_bucket", labels | {"le": "+Inf"}, 2.0),
+        ("h_count", labels, 2.0),
+        ("h_sum", labels, 3.0),
+    ]
+
+
+def test_a_histogram_needs_no_labels() -> None:
+    family = HistogramMetricFamily("h", "")
+    family.add_metric((), [("0.5", 1), ("+Inf", 2)], 3.0)
+    [(_, _, samples)] = parsed(family).values()
+    assert [(one.name, one.labels, one.value) for one in samples] == [
+        ("h_bucket", {"le": "0.5"}, 1.0),
+        ("h_bucket", {"le": "+Inf"}, 2.0),
+        ("h_count", {}, 2.0),
+        ("h_sum", {}, 3.0),
+    ]
+
+
+def test_a_counter_may_keep_another_servers_name() -> None:
+    text = exposition([NamedCounterMetricFamily("nv_count", "Runs.", value=2)])
+    assert text == b"# HELP nv_count Runs.\n# TYPE nv_count counter\nnv_count 2.0\n"
+
+
 def test_every_series_of_the_server_is_read() -> None:
     registry = Registry(lambda: ({"READY": 1}, 4), lambda: (2, 3))
     registry.add(ModelMetrics('a "model"', "1", lambda: {"in_flight": 4}, lambda: [PoolState("CPU", 0, 2, 0)]))
+    registry.loaded(1.5)
+    registry.loaded(0.5)
+    registry.parked = lambda: {"lazy": (2, 64)}
     families = list(text_string_to_metric_families(registry.render().decode()))
     names = [family.name for family in families]
     assert len(names) == len(set(names)), "the samples of a metric are in one group"
@@ -96,3 +133,8 @@ def test_every_series_of_the_server_is_read() -> None:
     assert samples["vintner_instances"].value == 2
     assert samples["vintner_cache_bytes"].value == 3
     assert samples["vintner_model_faults"].value == 4
+    assert samples["vintner_model_loads_total"].value == 2
+    assert samples["vintner_model_load_seconds_total"].value == 2.0
+    assert samples["vintner_parked_requests"] == Sample("vintner_parked_requests", {"model": "lazy"}, 2.0)
+    assert samples["vintner_parked_bytes"].value == 64
+    assert 0 <= samples["vintner_uptime_seconds"].value < 60

@@ -15,11 +15,14 @@ from fake_backend import FakeBackend, fake_model, write_model
 from vintner import metrics, model_source
 from vintner import steps as steps_module
 from vintner.backend import Backends
+from vintner.host import Host
 from vintner.manager import Manager
 from vintner.model_source import Scan, bytes_of
+from vintner.ovms_metrics import OvmsMetrics
 from vintner.reclaiming import Reclaimer
 from vintner.service import Service
 from vintner.tracking import Repository
+from vintner.triton_metrics import TritonMetrics
 from vintner.turns import MOST_CLOSERS
 
 MODELS = 60
@@ -33,7 +36,8 @@ class World:
         self.root = root
         self.backends = Backends(made={"fake": FakeBackend()})
         self.repository = Repository([root], self.backends)
-        self.manager = Manager(self.backends, memory_budget=memory_budget)
+        dialects = [TritonMetrics(Host()), OvmsMetrics()]
+        self.manager = Manager(self.backends, memory_budget=memory_budget, dialects=dialects)
         for number in range(MODELS):
             write_model(root / f"m{number:02d}" / "1", fake_model())
 
@@ -73,10 +77,11 @@ def test_room_is_found_without_a_look_at_files(tmp_path: Path, monkeypatch: pyte
     world.manager.stop(WAIT)
 
 
-@pytest.mark.parametrize(("step", "least", "most"), [(0.0, 0, 0), (metrics.SLICE, MODELS, 20 * MODELS)])
+@pytest.mark.parametrize(("step", "least", "most"), [(0.0, 0, 0), (2 * metrics.SLICE, 13 * MODELS, 20 * MODELS)])
 def test_a_scrape_pauses_whenever_a_slice_of_time_is_over(
     world: World, monkeypatch: pytest.MonkeyPatch, step: float, least: int, most: int
 ) -> None:
+    """Also on its way through other servers' names: where each model takes a slice, each loop over them pauses."""
     world.settle()
     clock = itertools.count()
     pauses = Counter[float]()

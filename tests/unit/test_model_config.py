@@ -64,6 +64,7 @@ def test_the_defaults_are_these():
         ("version_policy: all", "version_policy", VersionPolicy(latest=None)),
         ("version_policy: {latest: 2}", "version_policy", VersionPolicy(latest=2)),
         ("version_policy: {specific: [3, 1]}", "version_policy", VersionPolicy(specific=frozenset({1, 3}))),
+        ("version_labels: {stable: 2, canary: 3}", "version_labels", {"stable": 2, "canary": 3}),
         ("backend_options: {providers: [a, b]}", "backend_options", {"providers": ["a", "b"]}),
     ],
 )
@@ -154,6 +155,11 @@ def test_an_unknown_key_is_an_error_with_the_nearest_right_name(read, text: str,
             "rate_limiter: resources: expected at least one, such as {gpu: 1}; there is nothing else to take turns at",
         ),
         ("batching: 3", "batching: expected a mapping, got 3"),
+        (
+            "metric_tags: {_a: b}",
+            "metric_tags: expected letters, digits and underscores, a letter or digit first, got '_a'",
+        ),
+        ("metric_tags: {a: 1}", "metric_tags.a: expected a valid string, got 1"),
         ("batching: {enabled: 1}", "batching.enabled: expected a valid boolean, got 1"),
         ("inputs: [x]", "inputs: expected a mapping, got ['x']"),
         ("inputs: {x: {shape: 3}}", "inputs.x.shape: expected a list, got 3"),
@@ -228,3 +234,17 @@ def test_the_policy_of_all_selects_all_in_order(present: set[int]):
 @given(VERSIONS, VERSIONS)
 def test_specific_versions_are_served_where_they_are_there(present: set[int], listed: set[int]):
     assert VersionPolicy(specific=frozenset(listed)).select(present) == tuple(sorted(present & listed))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("{a/b: 1}", "version_labels.a/b.[key]: expected a label without a slash, which cannot be part of a path, got"),
+        ("{'': 1}", "version_labels..[key]: "),
+        ("{stable: 0}", "version_labels.stable: expected a number greater than or equal to 1, got 0"),
+        ("{stable: newest}", "version_labels.stable: expected a valid integer, got 'newest'"),
+        ("[1]", "version_labels: expected a mapping, got [1]"),
+    ],
+)
+def test_labels_that_cannot_be_asked_for_are_refused(read, labels: str, message: str):
+    assert message in problem(read, f"version_labels: {labels}")

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from model_world import WAIT, World, held
+from model_world import WAIT, World, eventually, held
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound
 from vintner.manager import Admission
 from vintner.types import Response
@@ -149,7 +149,7 @@ def test_in_explicit_mode_only_what_is_asked_for_is_loaded(tmp_path: Path) -> No
     world.manager.load("b")
     assert len(world.backend.loaded) == 3, "nothing changed"
     world.manager.unload("b")
-    assert [model.times_closed for model in world.backend.loaded] == [0, 1, 1]
+    eventually(lambda: [model.times_closed for model in world.backend.loaded] == [0, 1, 1])
     assert isinstance(world.infer("b"), ModelNotReady)
     world.manager.unload("never heard of")
     with pytest.raises(NotFound, match="failed to load 'c', failed to poll from model repository"):

@@ -13,7 +13,7 @@ from fake_backend import FakeBackend
 from vintner import __version__
 from vintner.backend import Backends
 from vintner.http_docs import describe
-from vintner.http_routes import UNSUPPORTED, routes
+from vintner.http_routes import routes
 from vintner.http_server import STATUS, Route
 from vintner.manager import Manager
 from vintner.service import Service
@@ -27,10 +27,9 @@ def service() -> Service:
 
 
 def served() -> list[Route]:
-    """The routes but those that answer only that they are not there."""
-    refused = [re.escape(pattern) for pattern in UNSUPPORTED.values()] + [re.escape("/v2/repository/[^/]+/")]
-    named = re.compile("|".join(refused))
-    return [route for route in routes(service(), 1, 1) if not named.search(route.pattern.pattern)]
+    """The routes but those that answer only that they are not there, which their methods' names say."""
+    table = routes(service(), 1, 1)
+    return [route for route in table if not all(m.__name__.startswith("refuse") for m in route.methods.values())]
 
 
 def paths(pattern: str) -> set[str]:

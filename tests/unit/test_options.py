@@ -37,6 +37,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "http_port": ("9000", 9000),
     "grpc_port": ("0", 0),
     "metrics_port": ("65535", 65535),
+    "ovms_metrics": ("on", True),
     "log_level": ("DEBUG", "debug"),
     "log_format": ("json", "json"),
     "cache_dir": ("/cache", Path("/cache")),

@@ -15,6 +15,7 @@ from fake_backend import FakeBackend, FakeModel, fake_model
 from scheduler_calls import WAIT, wait_until
 from vintner.backend import LoadSpec
 from vintner.errors import BackendError, DeadlineExceeded, InvalidArgument, QueueFull, QueueTimeout
+from vintner.exposition import label_pairs
 from vintner.model_config import IN_PLACE, ModelConfig, parse_model_config
 from vintner.response_cache import ResponseCache
 from vintner.servable import Servable
@@ -35,6 +36,7 @@ RELOADED: Mapping[str, tuple[Any, Any]] = {
     "pools": ([{"device": "CPU", "instances": 2}], [{"device": "CPU", "instances": "auto"}]),
     "core_weight": (1, 2),
     "rate_limiter": ({"resources": {"gpu": 1}}, {"resources": {"gpu": 2}}),
+    "decoupled": (False, True),
     "batching.enabled": (True, False),
     "batching.max_batch_size": (8, 16),
     "batching.compiled_sizes": ([1, 2], [1, 4]),
@@ -56,6 +58,7 @@ TAKES_EFFECT: Mapping[str, str] = {
     "batching.preferred_batch_sizes": "test_the_next_batch_has_the_new_preferred_size",
     "batching.retry_failed": "test_a_batch_that_fails_is_run_again_only_if_that_is_wanted_by_then",
     "execution_timeout_seconds": "test_a_run_under_way_gets_the_new_time_out_from_now",
+    "metric_tags": "test_the_metrics_have_the_new_tags",
     "queue": "test_what_waits_keeps_its_place_though_less_may_come_in",
     "reopen_after_failures": "test_an_instance_is_taken_out_after_the_new_number_of_failures",
     "response_cache": "test_the_response_cache_is_switched_on_and_off",
@@ -70,6 +73,7 @@ MANAGED = {
     "memory_bytes": "test_the_least_recently_used_model_makes_room",
     "resource_preserving": "test_what_is_unloaded_first_keeps_requests_waiting_and_comes_back_if_the_new_fails",
     "traffic": "test_router.py",
+    "version_labels": "test_a_label_names_a_version_and_moves_without_a_load",
 }
 """Keys that are for the manager and the router alone, each with the test of its own elsewhere."""
 
@@ -399,6 +403,15 @@ def test_the_configuration_that_is_shown_is_the_new_one() -> None:
     assert shown.version_policy.WhichOneof("policy_choice") == "all"
     assert list(shown.dynamic_batching.preferred_batch_size) == [4]
     assert shown.dynamic_batching.default_queue_policy.max_queue_size == 7
+
+
+def test_the_metrics_have_the_new_tags() -> None:
+    served = Served()
+    for tags in ({"team": "vision"}, {"team": 'a "b"', "tier": "1"}, {}):
+        served.reconfigure(metric_tags=tags)
+        labels = {"model": "m", "version": "1"} | {f"_{name}": text for name, text in tags.items()}
+        assert served.servable.metrics.tagged == label_pairs(labels)
+        assert model_config(served.servable).metric_tags == tags
 
 
 def test_a_configuration_that_needs_a_load_changes_nothing() -> None:

@@ -61,6 +61,22 @@ def test_the_versions_that_are_named_are_wanted_beside_those_of_the_policy(
     assert config.wanted_versions([1, 2, 3, 4]) == wanted
 
 
+@pytest.mark.parametrize(
+    ("labels", "given", "wanted"),
+    [
+        ({"stable": 2}, None, (2, 4)),
+        ({"stable": 2, "newest": 4, "next": 9}, None, (2, 4)),
+        ({"trial": 4}, traffic(canary=4), (3, 4)),
+        ({"old": 1}, traffic(default=2, canary=4), (1, 2, 3, 4)),
+    ],
+)
+def test_a_version_that_has_a_label_is_wanted(
+    labels: dict[str, int], given: TrafficConfig | None, wanted: tuple[int, ...]
+) -> None:
+    config = parse_model_config({"version_labels": labels}, "test").model_copy(update={"traffic": given})
+    assert config.wanted_versions([1, 2, 3, 4]) == wanted
+
+
 @given(st.sets(VERSIONS), st.lists(VERSIONS, min_size=3, max_size=3, unique=True), st.sampled_from([None, 1, 2]))
 def test_what_is_wanted_is_there_and_not_less_than_without_traffic(
     available: set[int], named: list[int], latest: int | None

@@ -249,6 +249,11 @@ def test_answers_are_kept_if_the_file_says_so(read: Read, text: str, kept: bool)
     assert read(text).response_cache is kept
 
 
+def test_metrics_may_be_tagged(read: Read):
+    assert read('metric_tags { key: "team" value: "vision" }').metric_tags == {"team": "vision"}
+    assert "letters, digits and underscores" in problem(read, 'metric_tags { key: "a-b" value: "" }')
+
+
 def test_a_model_file_may_be_named(read: Read):
     assert read('default_model_filename: "net.onnx"').filename == "net.onnx"
     assert "bare file name" in problem(read, 'default_model_filename: "../net.onnx"')
@@ -259,7 +264,6 @@ def test_a_model_file_may_be_named(read: Read):
     [
         ("ensemble_scheduling { step { model_name: 'a' } }", "ensemble_scheduling"),
         ("sequence_batching { }", "sequence_batching"),
-        ("model_transaction_policy { decoupled: true }", "model_transaction_policy.decoupled"),
         ("batch_output { }", "batch_output"),
         ("model_operations { op_library_filename: 'x.so' }", "model_operations"),
         ("model_repository_agents { agents { name: 'checksum' } }", "model_repository_agents"),
@@ -321,8 +325,9 @@ def test_a_dynamic_batcher_is_taken_over(read: Read):
     assert batching.preserve_order
 
 
-def test_a_transaction_policy_that_is_not_decoupled_is_fine(read: Read):
+def test_a_transaction_policy_is_read(read: Read):
     assert read("model_transaction_policy { decoupled: false }") == read("")
+    assert read("model_transaction_policy { decoupled: true }").decoupled
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,156 @@
+"""REST routes of Triton's generate extension, for models of any kind: one answer, or a stream of server-sent events.
+
+Invariant: the status is that of the first response; a later error is an event of its own, and ends the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Semaphore
+from typing import Final
+
+from vintner.answer_stream import AnswerStream, Ended
+from vintner.errors import InvalidArgument, QueueFull, VintnerError
+from vintner.generate_codec import decode_generate, encode_generate
+from vintner.http_body import Bodies
+from vintner.http_codec import encode_error
+from vintner.http_server import JSON, MODEL, Begin, Route, error_answer, error_text, route
+from vintner.http_transport import Answer, Environ, StreamedAnswer
+from vintner.service import MOST_STREAMS, Service
+from vintner.types import Cancellation, Request, Response
+
+EVENTS: Final = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache"))
+
+SILENCE: Final = 15.0
+"""Seconds after which a comment is sent: proxies end what is idle, and only who sends learns that nobody listens."""
+COMMENT: Final = b": still here\n\n"
+
+
+class Generate:
+    """One method for each operation."""
+
+    def __init__(self, service: Service, bodies: Bodies) -> None:
+        self._service = service
+        self._bodies = bodies
+        self._places = Semaphore(MOST_STREAMS)
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        return [
+            route(rf"{MODEL}/generate", POST=self.generate),
+            route(rf"{MODEL}/generate_stream", POST=self.generate_stream),
+        ]
+
+    def generate(self, environ: Environ, model: str, version: str) -> Begin:
+        request = self._decode(environ, model, version)
+
+        def begin(send: Callable[[Answer], None]) -> None:
+            only = OnlyAnswer(send)
+            request.on_response, request.cancellation = only.respond, only.cancellation
+            turn = self._service.submit(request, "rest", only.end)
+            if turn is not None:
+                turn.gather()
+                turn.run()
+
+        return begin
+
+    def generate_stream(self, environ: Environ, model: str, version: str) -> StreamedAnswer:
+        """Blocks until the first response is there, which decides the status."""
+        request = self._decode(environ, model, version)
+        if not self._places.acquire(blocking=False):
+            error = QueueFull(f"Exceeds maximum number of streams: {MOST_STREAMS} are open already")
+            self._service.reject(error, "rest")
+            raise error
+        stream = AnswerStream()
+        events = Events(stream, self._places.release)
+        try:
+            stream.submit(self._service, request, "rest")
+            events.expect_first()
+        except BaseException:
+            events.close()
+            raise
+        return StreamedAnswer(200, EVENTS, events)
+
+    def _decode(self, environ: Environ, model: str, version: str) -> Request:
+        try:
+            return decode_generate(self._bodies.read(environ), model, version, self._bodies.json)
+        except VintnerError as exc:
+            self._service.reject(exc, "rest")
+            raise
+
+
+class OnlyAnswer:
+    """Takes the one response that there may be. Threads: the model's."""
+
+    def __init__(self, send: Callable[[Answer], None]) -> None:
+        self.cancellation = Cancellation()
+        self._send = send
+        self._responses: list[Response] = []
+
+    def respond(self, response: Response) -> None:
+        """Of a decoupled model."""
+        self._responses.append(response)
+        if len(self._responses) > 1:
+            self.cancellation.cancel()
+
+    def end(self, result: Response | Exception) -> None:
+        responses = self._responses + ([result] if isinstance(result, Response) and result.outputs else [])
+        if len(responses) > 1 or (not responses and isinstance(result, Response)):
+            result = InvalidArgument(
+                "generate expects model to produce exactly 1 response, use generate stream for model that generates"
+                " various number of responses"
+            )
+        self._send(error_answer(result) if isinstance(result, Exception) else _answer(responses[0]))
+
+
+def _answer(response: Response) -> Answer:
+    try:
+        return 200, (JSON,), encode_generate(response)
+    except Exception as exc:
+        return error_answer(exc)
+
+
+class Events:
+    """The server-sent events of one request, as the transport iterates them, in one thread."""
+
+    def __init__(self, stream: AnswerStream, closed: Callable[[], None]) -> None:
+        """`closed` is called once, when nothing more is sent."""
+        self._stream = stream
+        self._closed: Callable[[], None] | None = closed
+        self._first: bytes | None = None
+        self._ended = False
+
+    def expect_first(self) -> None:
+        """Waits for the first event. Raises the error, if the request ends with one before."""
+        try:
+            response = self._stream.take()
+        except Ended:
+            self._ended = True
+        else:
+            self._first = _event(encode_generate(response)) if response is not None else None
+
+    def __next__(self) -> bytes:
+        first, self._first = self._first, None
+        if first is not None:
+            return first
+        if self._ended:
+            raise StopIteration
+        try:
+            response = self._stream.take(SILENCE)
+            return COMMENT if response is None else _event(encode_generate(response))
+        except Ended:
+            raise StopIteration from None
+        except Exception as exc:
+            self._ended = True
+            return _event(encode_error(error_text(exc)))
+
+    def close(self) -> None:
+        """The client went away, or has everything."""
+        self._stream.close()
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            closed()
+
+
+def _event(data: bytes) -> bytes:
+    return b"data: %b\n\n" % data
