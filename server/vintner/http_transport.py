@@ -142,7 +142,7 @@ class HttpTransport:
                 answer.parts.close()
         elif answer is not None and answer[0] != SlowBody.status:  # that has been sent already, see `SlowBodies`
             respond(*answer)
-            if answer[0] >= 400:
+            if answer[0] >= 400 and "HTTP_EXPECT" not in environ:  # who asks first is not to hear "100 Continue" now
                 self._discard(body)
 
     def _discard(self, body: Any) -> None:
