@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from vintner.ovms_file import OvmsFile
 from vintner.ovms_metrics import OvmsMetrics
 from vintner.response_cache import ResponseCache
 from vintner.service import CONTROL_THREADS, MOST_STREAMS, Service
+from vintner.shared_memory import Regions
 from vintner.tracking import Repository
 from vintner.triton_metrics import TritonMetrics
 from vintner.uploads import Uploads
@@ -46,6 +48,9 @@ logger = logging.getLogger(__name__)
 
 SETTLED: Final = b"\0"
 """No signal has this number."""
+
+MOST_DESCRIPTORS: Final = 1 << 14
+"""Of open files that are counted on, however many the system allows."""
 
 TO_ANSWER: Final = 1.0
 """Seconds before the end at which requests that wait for a load are refused, so that the refusals can be sent."""
@@ -148,6 +153,7 @@ class _Server:
             control=ModelControl(self._manager, config.model_control, self._watcher.refresh, self._uploads),
             refresh=self._reload if config.config_path or config.model_control == "poll" else None,
             request_timeout=config.request_timeout_seconds,
+            regions=Regions(config.allow_client_shm, _spare_descriptors(), config.max_message_bytes),
         )
         upload = config.max_upload_bytes if self._uploads else 0
         json = JsonLimits(config.max_json_nesting, config.max_json_keys, config.max_json_outputs)
@@ -271,6 +277,11 @@ def _uploads(config: ServerConfig) -> Uploads | None:
         if place.is_relative_to(root.resolve()):
             raise ConfigError(f"--upload-dir: {place} is in the model repository {root}; expected one outside of it")
     return Uploads(place, config.max_upload_bytes)
+
+
+def _spare_descriptors() -> int:
+    """Half of those that the process may open: the other half is for connections and files."""
+    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], MOST_DESCRIPTORS) // 2
 
 
 def _all_within(deadline: float, *stops: Callable[[], None]) -> bool:

@@ -195,6 +195,13 @@ class ServerConfig:
     model_load_threads: int = field(
         default=4, metadata=as_option(integer(1), "Model versions that are loaded at the same time.")
     )
+    allow_client_shm: bool = field(
+        default=False,
+        metadata=as_option(
+            BOOLEAN,
+            "Let clients on this machine register shared memory: they can have models read and write any object there.",
+        ),
+    )
     model_control: Literal["none", "poll", "explicit"] = field(
         default="poll",
         metadata=as_option(

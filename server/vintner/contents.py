@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from vintner.links import Links
+from vintner.model_config import LABEL_FILE
 from vintner.settling import Sight
 from vintner.trees import MARKER, File, Tree, read_tree
 
@@ -63,10 +64,10 @@ class Listing:
     own_changed: int
     own_modified: int
     device: int
-    config: ConfigFiles
+    config: Files
     trees: Mapping[int, Tree]
     flat: bool
-    warmup: Tree | None
+    shared: Tree | None
     marker: tuple[int, int] | None
     objection: str
 
@@ -79,13 +80,13 @@ class Listing:
             and self.objection == other.objection
             and self.trees.keys() == other.trees.keys()
             and all(tree.resembles(other.trees[number]) for number, tree in self.trees.items())
-            and (self.warmup or NOTHING).resembles(other.warmup or NOTHING)
+            and (self.shared or NOTHING).resembles(other.shared or NOTHING)
         )
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigFiles:
-    """The configuration files that are there; times are in ns."""
+class Files:
+    """Some of the files of one directory, of the configuration or with labels; times are in ns."""
 
     files: tuple[File, ...]
     changed: int
@@ -100,21 +101,22 @@ def read_listing(directory: Path, links: Links) -> Listing:
     if stat.S_ISLNK(own.st_mode):
         own, objection = os.stat(path), links.objection(path)
     entries, objection = _relevant(path, links, objection)
-    config = _read_config_files([entries[name] for name in CONFIG_FILES if name in entries])
+    config = _read_files([entries[name] for name in CONFIG_FILES if name in entries])
     marker = _read_marker(entries[MARKER]) if MARKER in entries else None
-    numbers = sorted(int(name) for name, entry in entries.items() if name not in READ and is_directory(entry, links))
-    warmup = None
+    numbers = sorted(
+        int(name) for name, entry in entries.items() if VERSION.fullmatch(name) and is_directory(entry, links)
+    )
+    shared = None
     if objection:
         trees: Mapping[int, Tree] = {}
     elif numbers:
         trees = {number: read_tree(f"{path}/{number}", links) for number in numbers}
-        if WARMUP in entries and is_directory(entries[WARMUP], links):
-            warmup = read_tree(f"{path}/{WARMUP}", links)
+        shared = _read_shared(path, entries, links)
     else:
         trees = {1: read_tree(path, links, (*CONFIG_FILES, "configs"))}
-    objection = max([objection, *(tree.objection for tree in trees.values()), (warmup or NOTHING).objection])
+    objection = max([objection, *(tree.objection for tree in trees.values()), (shared or NOTHING).objection])
     return Listing(
-        directory, own.st_ctime_ns, own.st_mtime_ns, own.st_dev, config, trees, not numbers, warmup, marker, objection
+        directory, own.st_ctime_ns, own.st_mtime_ns, own.st_dev, config, trees, not numbers, shared, marker, objection
     )
 
 
@@ -122,22 +124,39 @@ def _relevant(path: str, links: Links, objection: str) -> tuple[dict[str, os.Dir
     """The entries of a model's directory that may be something to it, and why one of them cannot be followed,
     unless there is an objection already."""
     with os.scandir(path) as listing:
-        entries = {entry.name: entry for entry in listing if entry.name in READ or VERSION.fullmatch(entry.name)}
+        entries = {entry.name: entry for entry in listing if _is_relevant(entry.name)}
     for entry in entries.values():
         if entry.is_symlink():
             objection = max(objection, links.objection(entry.path))
     return entries, objection
 
 
+def _is_relevant(name: str) -> bool:
+    return name in READ or VERSION.fullmatch(name) is not None or LABEL_FILE.fullmatch(name) is not None
+
+
+def _read_shared(path: str, entries: Mapping[str, os.DirEntry[str]], links: Links) -> Tree | None:
+    """What all versions share: the files of the warm-up, and what may hold labels."""
+    shared = None
+    if WARMUP in entries and is_directory(entries[WARMUP], links):
+        shared = read_tree(f"{path}/{WARMUP}", links)
+    labels = _read_files([entries[name] for name in sorted(entries) if LABEL_FILE.fullmatch(name)])
+    if labels.files:
+        shared = shared or Tree(0, 0)
+        shared.files += [(f"../{name}", size, modified, inode) for name, size, modified, inode in labels.files]
+        shared.changed, shared.modified = max(shared.changed, labels.changed), max(shared.modified, labels.modified)
+    return shared
+
+
 def judge(listing: Listing) -> Contents:
     """What a listing tells; one with an objection tells nothing."""
-    every = [*listing.trees.values(), *([listing.warmup] if listing.warmup else [])]
+    every = [*listing.trees.values(), *([listing.shared] if listing.shared else [])]
     newest_below = [tree.changed if listing.flat else max(tree.changed, tree.own_changed) for tree in every]
     config = listing.config
     inside = max([config.changed, *newest_below])
     hollow = any(tree.hollow or not tree.files for tree in listing.trees.values())
     placed = _in_place(listing.own_changed, listing.own_modified, inside) and not hollow
-    sights = {number: _sight(tree, listing.warmup, listing.marker, placed) for number, tree in listing.trees.items()}
+    sights = {number: _sight(tree, listing.shared, listing.marker, placed) for number, tree in listing.trees.items()}
     # Where there is no configuration, the directory's own time tells since when, and whether one is likely to come.
     newest = max(config.changed, config.modified) if config.files else listing.own_modified
     marked = listing.marker is not None and bool(config.files) and listing.marker[0] >= config.changed
@@ -160,7 +179,7 @@ def is_directory(entry: os.DirEntry[str], links: Links) -> bool:
     return directory
 
 
-def _read_config_files(entries: list[os.DirEntry[str]]) -> ConfigFiles:
+def _read_files(entries: list[os.DirEntry[str]]) -> Files:
     files: list[File] = []
     changed = modified = 0
     for entry in entries:
@@ -170,7 +189,7 @@ def _read_config_files(entries: list[os.DirEntry[str]]) -> ConfigFiles:
             continue  # it went since it was listed, or is a link to nowhere
         files.append((entry.name, status.st_size, status.st_mtime_ns, status.st_ino))
         changed, modified = max(changed, status.st_ctime_ns), max(modified, status.st_mtime_ns)
-    return ConfigFiles(tuple(files), changed, modified)
+    return Files(tuple(files), changed, modified)
 
 
 def _read_marker(entry: os.DirEntry[str]) -> tuple[int, int] | None:
@@ -181,9 +200,9 @@ def _read_marker(entry: os.DirEntry[str]) -> tuple[int, int] | None:
     return status.st_ctime_ns, status.st_mtime_ns
 
 
-def _sight(tree: Tree, warmup: Tree | None, above: tuple[int, int] | None, placed: bool) -> Sight:
-    """A version with what all versions of the model share: the files of the warm-up, and perhaps a marker."""
-    shared = warmup or NOTHING
+def _sight(tree: Tree, shared_files: Tree | None, above: tuple[int, int] | None, placed: bool) -> Sight:
+    """A version with what all versions of the model share: files, and perhaps a marker."""
+    shared = shared_files or NOTHING
     changed, modified = max(tree.changed, shared.changed), max(tree.modified, shared.modified)
     markers = [marker for marker in (tree.marker, above) if marker is not None and tree.files]
     ready = any(marker[0] >= changed for marker in markers)  # written here after all else, whatever copied it

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeGuard, cast
 
 from vintner.backend import GeneratingModel, Generator, LoadedModel, LoadSpec, close_anyway
-from vintner.call import Arrays, Call
+from vintner.call import Arrays, Call, Result
 from vintner.errors import LoadError
 from vintner.model_config import ModelConfig
 from vintner.types import Array, Parameter, TensorSpec
@@ -24,18 +24,26 @@ Load = Callable[[LoadSpec], LoadedModel]
 class Generation(dict[str, Array]):
     """The inputs of one request, with its parameters and where its responses go."""
 
-    def __init__(self, call: Call, parameters: Mapping[str, Parameter], respond: Callable[[Arrays], None]) -> None:
-        """`call` has the inputs, and is answered in the end. `respond` is called in the thread of the run, and may
-        block it."""
-        super().__init__(call.inputs)
+    def __init__(self, inputs: Arrays, parameters: Mapping[str, Parameter], respond: Callable[[Arrays], None]) -> None:
+        """`respond` is called in the thread of the run, and may block it."""
+        super().__init__(inputs)
         self.parameters = parameters
         self.respond = respond
-        self._call = call
-
-    @property
-    def over(self) -> bool:
+        self.over = False
         """Whether nobody wants more: the client went away, or the deadline passed."""
-        return self._call.state == "done"
+
+
+def let_generate(call: Call, parameters: Mapping[str, Parameter], respond: Callable[[Arrays], None]) -> None:
+    """Makes a generation of a call that has not been submitted. It does not know the call: the two would keep each
+    other, and the arrays, until Python looks for such circles, which it does rarely here."""
+    generation = Generation(call.inputs, parameters, respond)
+    done = call.done
+
+    def end(result: Result) -> None:
+        generation.over = True
+        done(result)
+
+    call.inputs, call.done = generation, end
 
 
 class GeneratorInstance:

@@ -4,6 +4,7 @@
       RequestError             the client must change the request or its credentials
         InvalidArgument          INVALID_ARGUMENT
         NotFound                 NOT_FOUND
+        AlreadyExists            ALREADY_EXISTS
         TooLarge                 RESOURCE_EXHAUSTED
         Unauthenticated          UNAUTHENTICATED
         PermissionDenied         PERMISSION_DENIED
@@ -55,6 +56,12 @@ class NotFound(RequestError):
 
     code = "NOT_FOUND"
     outcome = "not_found"
+
+
+class AlreadyExists(RequestError):
+    """The name is taken."""
+
+    code = "ALREADY_EXISTS"
 
 
 class TooLarge(RequestError):

@@ -18,7 +18,16 @@ from vintner.errors import InvalidArgument, TooLarge, Unsupported, nearest
 from vintner.managed_model import IndexEntry
 from vintner.pb import grpc_service_pb2 as pb
 from vintner.service import ModelMetadata, ServerMetadata
+from vintner.shared_memory import Part, Regions
 from vintner.tensor_bytes import check_shape, decode_raw, encode_raw
+from vintner.tensor_parameters import (
+    CLASSIFICATION,
+    SharedInputs,
+    class_count,
+    in_shared_memory,
+    shared_part,
+    store,
+)
 from vintner.types import DTYPES, Array, Parameter, Request, Response, Tensor, TensorSpec, element_count
 
 CONTENTS: Final[Mapping[str, str]] = {
@@ -58,60 +67,113 @@ def _tag(field: str) -> bytes:
 _ID: Final = _tag("id")
 _RAW: Final = _tag("raw_output_contents")
 
+NO_REGIONS: Final = Regions()
+"""Where shared memory is not allowed."""
+NO_PLACES: Final[Mapping[str, Part]] = {}
 
 _INFER_RESPONSE: Final = bytes(
     [pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number << 3 | _LENGTH_DELIMITED]
 )
 
 
-def decode_infer(message: pb.ModelInferRequest) -> Request:
-    """Views of the message's bytes where it is raw, one copy where it is typed. Raises InvalidArgument."""
+def decode_infer(message: pb.ModelInferRequest, regions: Regions = NO_REGIONS) -> Request:
+    """Views of the message's bytes where it is raw, one copy where it is typed or in one of the regions.
+
+    Raises InvalidArgument, and what `SharedInputs.read` does. Outputs that go into regions are among those that are
+    requested; `decode_places` says where.
+    """
     raw = message.raw_input_contents
-    inputs = _typed_inputs(message) if not raw else _raw_inputs(message, raw)
-    return Request(
+    inputs = _typed_inputs(message, regions) if not raw else _raw_inputs(message, raw, regions)
+    names, with_parameters = _requested(message.outputs) if message.outputs else ((), False)
+    request = Request(
         message.model_name,
         message.model_version,
         inputs,
-        _requested(message.outputs) if message.outputs else (),
+        names,
         message.id,
         _parameters(message.parameters) if message.parameters else {},
     )
+    if with_parameters:
+        request.classes = _classes(message.outputs, regions)
+    return request
 
 
-def _raw_inputs(message: pb.ModelInferRequest, raw: Sequence[bytes]) -> dict[str, Tensor]:
+def decode_places(message: pb.ModelInferRequest, regions: Regions = NO_REGIONS) -> Mapping[str, Part]:
+    """The outputs that go into shared memory, for `encode_infer`. Raises as `decode_infer`."""
+    places: dict[str, Part] = {}
+    for output in message.outputs:
+        parameters = _values(output.parameters) if output.parameters else {}
+        if in_shared_memory(parameters):
+            places[output.name] = shared_part(f"output '{output.name}'", parameters, regions)
+    return places
+
+
+def _raw_inputs(message: pb.ModelInferRequest, raw: Sequence[bytes], regions: Regions) -> dict[str, Tensor]:
     tensors = message.inputs
     if len(raw) != len(tensors):
-        raise InvalidArgument(
-            f"expected {len(tensors)} entries in raw_input_contents, one for each input of model"
-            f" '{message.model_name}', got {len(raw)}"
-        )
+        return _mixed_inputs(message, raw, regions)
     inputs: dict[str, Tensor] = {}
     for tensor, data in zip(tensors, raw, strict=True):
         name = tensor.name
         if tensor.HasField("contents"):
-            raise InvalidArgument(
-                f"contents field must not be specified when using raw_input_contents for '{name}' for model"
-                f" '{message.model_name}'"
-            )
-        if name in inputs or tensor.parameters:
-            _check_input(tensor, inputs)
+            raise _both(name, message)
+        if name in inputs:
+            raise InvalidArgument(f"input '{name}' already exists in request")
+        if tensor.parameters and in_shared_memory(_values(tensor.parameters)):
+            return _mixed_inputs(message, raw, regions)
         inputs[name] = decode_raw(name, tensor.datatype, tuple(tensor.shape), data)
     return inputs
 
 
-def _typed_inputs(message: pb.ModelInferRequest) -> dict[str, Tensor]:
+def _mixed_inputs(message: pb.ModelInferRequest, raw: Sequence[bytes], regions: Regions) -> dict[str, Tensor]:
+    """Raw entries are those of the inputs that are not in shared memory, in their order."""
+    given = [not in_shared_memory(_values(tensor.parameters)) for tensor in message.inputs]
+    if len(raw) != sum(given):
+        beside = "" if all(given) else " that is not in shared memory"
+        raise InvalidArgument(
+            f"expected {sum(given)} entries in raw_input_contents, one for each input of model"
+            f" '{message.model_name}'{beside}, got {len(raw)}"
+        )
     inputs: dict[str, Tensor] = {}
-    for tensor in message.inputs:
-        _check_input(tensor, inputs)
-        inputs[tensor.name] = _decode_contents(tensor)
+    shared, entries = SharedInputs(regions), iter(raw)
+    for tensor, own in zip(message.inputs, given, strict=True):
+        name = tensor.name
+        if name in inputs:
+            raise InvalidArgument(f"input '{name}' already exists in request")
+        if tensor.HasField("contents"):
+            raise _both(name, message)
+        if own:
+            inputs[name] = decode_raw(name, tensor.datatype, tuple(tensor.shape), next(entries))
+        else:
+            inputs[name] = shared.read(name, tensor.datatype, tuple(tensor.shape), _values(tensor.parameters))
     return inputs
 
 
-def _check_input(tensor: pb.ModelInferRequest.InferInputTensor, before: Mapping[str, Tensor]) -> None:
-    if tensor.name in before:
-        raise InvalidArgument(f"input '{tensor.name}' already exists in request")
-    if tensor.parameters and "shared_memory_region" in tensor.parameters:
-        raise Unsupported(f"input '{tensor.name}': shared memory is not supported by this server")
+def _both(name: str, message: pb.ModelInferRequest) -> InvalidArgument:
+    return InvalidArgument(
+        f"contents field must not be specified when using raw_input_contents for '{name}' for model"
+        f" '{message.model_name}'"
+    )
+
+
+def _typed_inputs(message: pb.ModelInferRequest, regions: Regions) -> dict[str, Tensor]:
+    inputs: dict[str, Tensor] = {}
+    shared: SharedInputs | None = None
+    for tensor in message.inputs:
+        name = tensor.name
+        if name in inputs:
+            raise InvalidArgument(f"input '{name}' already exists in request")
+        if not tensor.parameters or not in_shared_memory(_values(tensor.parameters)):
+            inputs[name] = _decode_contents(tensor)
+            continue
+        if tensor.HasField("contents"):
+            raise InvalidArgument(
+                f"unexpected 'content' provided when using shared memory for input tensor '{name}' for model"
+                f" '{message.model_name}'"
+            )
+        shared = shared or SharedInputs(regions)
+        inputs[name] = shared.read(name, tensor.datatype, tuple(tensor.shape), _values(tensor.parameters))
+    return inputs
 
 
 def _decode_contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Tensor:
@@ -152,18 +214,38 @@ def _array(name: str, datatype: str, values: Sequence[object]) -> Array:
     return np.array(values, dtype)
 
 
-def _requested(outputs: Sequence[pb.ModelInferRequest.InferRequestedOutputTensor]) -> tuple[str, ...]:
+def _requested(
+    outputs: Sequence[pb.ModelInferRequest.InferRequestedOutputTensor],
+) -> tuple[tuple[str, ...], bool]:
+    """Their names, and whether any has parameters."""
+    with_parameters = False
     names: dict[str, None] = {}
     for output in outputs:
         if output.name in names:
             raise InvalidArgument(f"output '{output.name}' already exists in request")
-        for key in output.parameters:
-            if key.startswith("shared_memory_"):
-                raise Unsupported(f"output '{output.name}': shared memory is not supported by this server")
-            if key == "classification":
-                raise Unsupported(f"output '{output.name}': classification is not supported by this server")
         names[output.name] = None
-    return tuple(names)
+        if output.parameters:
+            with_parameters = True
+    return tuple(names), with_parameters
+
+
+def _classes(outputs: Sequence[pb.ModelInferRequest.InferRequestedOutputTensor], regions: Regions) -> Mapping[str, int]:
+    """Of the outputs that are wanted as classes. Raises Unsupported for any that would go into regions where there are
+    none, so that no caller can pass them over."""
+    classes: dict[str, int] = {}
+    for output in outputs:
+        parameters = _values(output.parameters)
+        if CLASSIFICATION in parameters:
+            classes[output.name] = class_count(output.name, parameters)
+        if in_shared_memory(parameters):
+            regions.check_allowed()
+    return classes
+
+
+def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+    """Of an input or output: None for a parameter without a value."""
+    kinds = {key: value.WhichOneof("parameter_choice") for key, value in parameters.items()}
+    return {key: getattr(parameters[key], kind) if kind else None for key, kind in kinds.items()}
 
 
 def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
@@ -181,30 +263,44 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parame
     return decoded
 
 
-def encode_infer(response: Response) -> bytes:
+def encode_infer(response: Response, places: Mapping[str, Part] = NO_PLACES) -> bytes:
     """The bytes of a ModelInferResponse, with one copy of each output. Raises TooLarge.
 
-    What describes the outputs is the same for most replies, so it is kept; the rest is put behind it, for messages
+    An output that has a place is written there, and InvalidArgument raised if it does not fit in. What describes the
+    outputs is the same for most replies, so it is kept; the rest is put behind it, for messages
     that are joined are merged. Through the message itself, a small reply took three times as long (measured).
     """
     tensors = response.outputs.items()
-    described = tuple([(name, tensor.datatype, tensor.array.shape) for name, tensor in tensors])
-    parts = [_head(response.model_name, response.model_version, described)]
+    if places:
+        parts = [_head_with_places(response, places)]
+    else:
+        described = tuple([(name, tensor.datatype, tensor.array.shape) for name, tensor in tensors])
+        parts = [_head(response.model_name, response.model_version, described)]
     if response.id:
         parts += _field(_ID, response.id.encode())
     if response.parameters:
         parts.append(_encode_parameters(response.parameters))
-    for tensor in response.outputs.values():
-        parts += _field(_RAW, encode_raw(tensor))
+    for name, tensor in tensors:
+        parts += _field(_RAW, b"" if name in places else encode_raw(tensor))
     message = b"".join(parts)
     if len(message) > MAX_MESSAGE:
         raise TooLarge(f"the reply has {len(message)} bytes, and a gRPC message at most {MAX_MESSAGE}; use REST for it")
     return message
 
 
-def encode_stream_response(response: Response, *, final: bool) -> bytes:
-    """The bytes of a ModelStreamInferResponse. `final`: no more comes of the request. Raises TooLarge."""
-    return b"".join(_field(_INFER_RESPONSE, encode_infer(response) + _FINAL[final]))
+def _head_with_places(response: Response, places: Mapping[str, Part]) -> bytes:
+    message = pb.ModelInferResponse(model_name=response.model_name, model_version=response.model_version)
+    for name, tensor in response.outputs.items():
+        output = message.outputs.add(name=name, datatype=tensor.datatype, shape=tensor.array.shape)
+        if name in places:
+            for key, value in store(name, tensor, places[name]).items():
+                setattr(output.parameters[key], _PARAMETER_FIELDS[type(value)], value)
+    return message.SerializeToString()
+
+
+def encode_stream_response(response: Response, *, final: bool, places: Mapping[str, Part] = NO_PLACES) -> bytes:
+    """The bytes of a ModelStreamInferResponse. `final`: no more comes of the request. Raises as `encode_infer`."""
+    return b"".join(_field(_INFER_RESPONSE, encode_infer(response, places) + _FINAL[final]))
 
 
 def encode_stream_error(message: str, request_id: str) -> bytes:

@@ -57,6 +57,8 @@ class Headings:
         """Keeps the heading of a request that was parsed, if it is of the usual kind."""
         if message.id or message.parameters or not message.raw_input_contents:
             return
+        if any(output.parameters for output in message.outputs):
+            return  # into shared memory, or as classes
         tensors = []
         for tensor in message.inputs:
             if tensor.parameters or tensor.datatype == "BYTES":

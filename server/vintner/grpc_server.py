@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, TypeVar
 
 import grpc
@@ -23,10 +23,12 @@ from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, Unsuppor
 from vintner.executor import LeanExecutor
 from vintner.grpc_fast_path import Call, FastPath, unusable
 from vintner.grpc_headings import Headings
+from vintner.grpc_shared_memory import SharedMemory
 from vintner.grpc_stream import InferStream, Streams
 from vintner.pb import grpc_service_pb2 as pb
 from vintner.pb.pool import POOL
 from vintner.service import CONTROL_THREADS, MOST_STREAMS, Service
+from vintner.shared_memory import Part
 from vintner.turns import Turn
 from vintner.types import Cancellation, Request, Response
 
@@ -185,6 +187,7 @@ class _Handlers:
             "RepositoryIndex": (pb.RepositoryIndexRequest, self.repository_index),
             "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self.load),
             "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self.unload),
+            **SharedMemory(self._service.regions).methods,
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(_answer(message, handler))
@@ -235,7 +238,8 @@ class _Handlers:
 
     def model_infer(self, message: pb.ModelInferRequest, context: Any) -> bytes:
         """ModelInfer by way of grpcio's server: the thread of the call waits for the answer."""
-        return codec.encode_infer(self._service.infer(_of_call(self._decoded(message), context), "grpc"))
+        request, places = self._decoded(message)
+        return codec.encode_infer(self._service.infer(_of_call(request, context), "grpc"), places)
 
     def model_stream_infer(self, received: Iterator[bytes], context: Any) -> Iterator[bytes]:
         metadata = dict(context.invocation_metadata())
@@ -258,19 +262,23 @@ class _Handlers:
     def begin_infer(self, data: bytes, call: Call) -> Turn | None:
         """ModelInfer by way of the fast path: whoever has the answer sends it."""
         request = self._headings.decode(data)
+        places = codec.NO_PLACES
         if request is None:
             try:
                 message = _parsed(pb.ModelInferRequest, data)
-                request = self._decoded(message)
+                request, places = self._decoded(message)
             except Exception as exc:
                 call.fail(*_status(exc))
                 return None
             self._headings.learn(data, message, request)
-        return self._service.submit(_of_call(request, call), "grpc", lambda result: _end(call, result))
+        return self._service.submit(_of_call(request, call), "grpc", lambda result: _end(call, result, places))
 
-    def _decoded(self, message: pb.ModelInferRequest) -> Request:
+    def _decoded(self, message: pb.ModelInferRequest) -> tuple[Request, Mapping[str, Part]]:
+        """The request, and where in shared memory its outputs go."""
+        regions = self._service.regions
         try:
-            return codec.decode_infer(message)
+            request = codec.decode_infer(message, regions)
+            return request, codec.decode_places(message, regions) if message.outputs else codec.NO_PLACES
         except VintnerError as exc:
             self._service.reject(exc, "grpc")
             raise
@@ -289,12 +297,12 @@ def _deadline(context: Any) -> float | None:
     return time.monotonic() + remaining if remaining is not None and remaining < NO_DEADLINE else None
 
 
-def _end(call: Call, result: Response | Exception) -> None:
+def _end(call: Call, result: Response | Exception, places: Mapping[str, Part]) -> None:
     if isinstance(result, Exception):
         call.fail(*_status(result))
         return
     try:
-        answer = codec.encode_infer(result)
+        answer = codec.encode_infer(result, places)
     except Exception as exc:
         call.fail(*_status(exc))
     else:

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock, Semaphore, Thread
 from typing import Final
 
 from vintner import grpc_codec as codec
-from vintner.errors import Cancelled, QueueFull, Stopping
+from vintner.errors import Cancelled, InvalidArgument, QueueFull, Stopping
 from vintner.outbox import PATIENCE, Outbox
 from vintner.service import MOST_STREAMS, Service
+from vintner.shared_memory import Part
 from vintner.types import Cancellation, Request, Response
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 MOST_ASKED: Final = 256
 """Requests of one stream that are not answered yet, or whose answer was not sent; more are not read."""
 
+NO_PLACES: Final = (
+    "a decoupled model's outputs cannot go into shared memory: each response would overwrite the one before"
+)
 EMPTY_FINAL: Final = "triton_enable_empty_final_response"
 
 
@@ -46,6 +50,8 @@ class _Asked:
     id: str
     ordered: bool
     wants_empty_final: bool
+    places: Mapping[str, Part] = field(default_factory=dict)
+    """Outputs that go into shared memory."""
     cancellation: Cancellation = field(default_factory=Cancellation)
     last: _Message | None = None
 
@@ -56,13 +62,14 @@ class InferStream:
     def __init__(
         self,
         service: Service,
-        decode: Callable[[bytes], Request],
+        decode: Callable[[bytes], tuple[Request, Mapping[str, Part]]],
         deadline: float | None,
         error_text: Callable[[Exception], str],
         errors_end_it: bool = False,
     ) -> None:
-        """`decode` raises what is wrong with a message, and `error_text` says how a client is told of it; `deadline` is
-        that of the call, in seconds of `time.monotonic`."""
+        """`decode` returns a request and where in shared memory its outputs go, or raises what is wrong with a message;
+        `error_text` says how a client is told of that; `deadline` is that of the call, in seconds of
+        `time.monotonic`."""
         self._service = service
         self._decode = decode
         self._deadline = deadline
@@ -128,7 +135,7 @@ class InferStream:
 
     def _ask(self, data: bytes) -> None:
         try:
-            request = self._decode(data)
+            request, places = self._decode(data)
         except Exception as exc:
             asked = self._expect(_Asked("", True, False))
             self._end(asked, exc)
@@ -136,9 +143,12 @@ class InferStream:
         wanted = bool(request.parameters.get(EMPTY_FINAL, False))
         request.parameters = {key: value for key, value in request.parameters.items() if key != EMPTY_FINAL}
         ordered = not self._service.is_decoupled(request.model_name, request.model_version)
-        asked = self._expect(_Asked(request.id, ordered, wanted))
+        asked = self._expect(_Asked(request.id, ordered, wanted, places))
         if self._stopping:
             self._end(asked, Stopping("the server is stopping"))
+            return
+        if places and not ordered:
+            self._end(asked, InvalidArgument(NO_PLACES))
             return
         request.deadline = self._deadline
         request.cancellation = asked.cancellation
@@ -164,6 +174,10 @@ class InferStream:
         """Of a decoupled model. Blocks while the client is slow."""
         if asked.ordered:  # the model was loaded for it, so its kind was not known before
             self._let_pass(asked)
+        if asked.places:
+            self._end(asked, InvalidArgument(NO_PLACES))
+            asked.cancellation.cancel()
+            return
         if not self._outbox.wait_for_room():
             self._end(asked, Cancelled(f"no response was taken for {PATIENCE:g} s"))
             asked.cancellation.cancel()
@@ -209,7 +223,7 @@ class InferStream:
             if not result.outputs and not asked.wants_empty_final:
                 return _Message(b"", last=True)
             try:
-                return _Message(codec.encode_stream_response(result, final=True), last=True)
+                return _Message(codec.encode_stream_response(result, final=True, places=asked.places), last=True)
             except Exception as exc:
                 result = exc
         return _Message(codec.encode_stream_error(self._error_text(result), asked.id), result, last=True)

@@ -7,17 +7,27 @@ core to say. Invariant: decoding raises nothing but RequestError, whatever the b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
 import orjson
 
-from vintner.errors import InvalidArgument, Unsupported
+from vintner.errors import InvalidArgument
 from vintner.json_text import DEFAULT_LIMITS, JsonLimits, parse
+from vintner.shared_memory import Part, Regions
 from vintner.tensor_bytes import decode_raw, raw_view
 from vintner.tensor_json import decode_data, encode_data, spell_non_finite
+from vintner.tensor_parameters import (
+    CLASSIFICATION,
+    REGION,
+    SharedInputs,
+    class_count,
+    in_shared_memory,
+    shared_part,
+    store,
+)
 from vintner.types import Parameter, Request, Response, Tensor, TensorSpec
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
@@ -28,6 +38,8 @@ Value = TypeVar("Value")
 
 _JSON_KINDS: Final = {str: "a string", list: "an array", dict: "an object", bool: "a boolean"}
 _INT32: Final = range(-(2**31), 2**31)
+NO_REGIONS: Final = Regions()
+"""Where shared memory is not allowed."""
 
 
 @dataclass(slots=True)
@@ -39,6 +51,8 @@ class DecodedRequest:
     """For each output that the request lists: whether to send it as binary data."""
     binary_default: bool
     """The same for outputs that it does not list."""
+    places: Mapping[str, Part] | None = None
+    """Outputs that go into shared memory."""
 
 
 def decode_infer(
@@ -47,21 +61,23 @@ def decode_infer(
     model_name: str,
     model_version: str,
     limits: JsonLimits = DEFAULT_LIMITS,
+    regions: Regions = NO_REGIONS,
 ) -> DecodedRequest:
     """Reads the body of an `infer` request: its JSON, and the bytes of tensors that follow it.
 
     The two come apart so that `blobs` can begin where memory is aligned, and its tensors be used where they lie. Raises
-    InvalidArgument, and Unsupported for shared memory and classification.
+    InvalidArgument, and what `SharedInputs.read` does for inputs that are in one of the regions.
     """
     document = parse(text, limits, _without_data)
     if type(document) is not dict:
         raise InvalidArgument("the request body must be a JSON object")
-    inputs = _decode_inputs(_required(document, "inputs", list, "request"), _Blobs(blobs, model_name))
-    binary_outputs = _decode_outputs(document["outputs"], limits) if "outputs" in document else {}
+    inputs = _decode_inputs(_required(document, "inputs", list, "request"), _Sources(blobs, model_name, regions))
+    outputs = _decode_outputs(document["outputs"], limits, regions) if "outputs" in document else _Outputs({})
     parameters, binary_default = _decode_parameters(document) if "parameters" in document else ({}, False)
     request_id = _required(document, "id", str, "request") if "id" in document else ""
-    request = Request(model_name, model_version, inputs, tuple(binary_outputs), request_id, parameters)
-    return DecodedRequest(request, binary_outputs, binary_default)
+    request = Request(model_name, model_version, inputs, tuple(outputs.binary), request_id, parameters)
+    request.classes = outputs.classes
+    return DecodedRequest(request, outputs.binary, binary_default, outputs.places)
 
 
 def json_size(header_length: str, body_size: int) -> int:
@@ -86,13 +102,16 @@ def json_size(header_length: str, body_size: int) -> int:
 def encode_infer(response: Response, decoded: DecodedRequest) -> tuple[list[Header], bytes]:
     """The headers and the body of the reply.
 
-    Raises InvalidArgument if an output that is no text was requested as JSON.
+    Outputs that have a place are written there. Raises InvalidArgument if one does not fit in, and if an output that
+    is no text was requested as JSON.
     """
     outputs: list[dict[str, Any]] = []
     blobs: list[memoryview] = []
     for name, tensor in response.outputs.items():
         output: dict[str, Any] = {"name": name, "datatype": tensor.datatype, "shape": tensor.shape}
-        if decoded.binary_outputs.get(name, decoded.binary_default):
+        if decoded.places and name in decoded.places:
+            output["parameters"] = store(name, tensor, decoded.places[name])
+        elif decoded.binary_outputs.get(name, decoded.binary_default):
             blob = raw_view(tensor)
             output["parameters"] = {"binary_data_size": blob.nbytes}
             blobs.append(blob)
@@ -129,15 +148,24 @@ def model_metadata_json(
     )
 
 
-class _Blobs:
-    """Hands out the bytes after the JSON, in the order of the inputs that ask for them."""
+class _Sources:
+    """Where inputs are that are not in the JSON: the bytes after it, which are handed out in the order of the inputs
+    that ask for them, and shared memory."""
 
-    __slots__ = ("_bytes", "_offset", "model_name")
+    __slots__ = ("_bytes", "_offset", "_regions", "_shared", "model_name")
 
-    def __init__(self, blobs: bytes, model_name: str) -> None:
+    def __init__(self, blobs: bytes, model_name: str, regions: Regions) -> None:
         self._bytes = blobs
         self._offset = 0
+        self._regions = regions
+        self._shared: SharedInputs | None = None
         self.model_name = model_name
+
+    @property
+    def shared(self) -> SharedInputs:
+        if self._shared is None:
+            self._shared = SharedInputs(self._regions)
+        return self._shared
 
     def take(self, name: str, size: int) -> memoryview:
         end = self._offset + size
@@ -153,6 +181,15 @@ class _Blobs:
     def finish(self) -> None:
         if self._offset != len(self._bytes):
             raise InvalidArgument(f"unexpected additional input data for model '{self.model_name}'")
+
+
+@dataclass(slots=True)
+class _Outputs:
+    """What a request wants of its outputs, by their names."""
+
+    binary: dict[str, bool]
+    classes: dict[str, int] | None = None
+    places: dict[str, Part] | None = None
 
 
 def _without_data(document: Any) -> Any:
@@ -180,37 +217,39 @@ def _entry(entry: Any, kind: str) -> tuple[str, dict[str, Any]]:
     name = _required(entry, "name", str, kind)
     if "parameters" not in entry:
         return name, {}
-    parameters = _required(entry, "parameters", dict, f"{kind} '{name}'")
-    if "shared_memory_region" in parameters:
-        raise Unsupported(f"{kind} '{name}': shared memory is not supported by this server")
-    return name, parameters
+    return name, _required(entry, "parameters", dict, f"{kind} '{name}'")
 
 
-def _decode_inputs(entries: list[Any], blobs: _Blobs) -> dict[str, Tensor]:
+def _decode_inputs(entries: list[Any], sources: _Sources) -> dict[str, Tensor]:
     inputs: dict[str, Tensor] = {}
     for entry in entries:
         name, parameters = _entry(entry, "input")
         if name in inputs:
             raise InvalidArgument(f"input '{name}' already exists in request")
-        inputs[name] = _decode_tensor(name, entry, parameters, blobs)
-    blobs.finish()
+        inputs[name] = _decode_tensor(name, entry, parameters, sources)
+    sources.finish()
     return inputs
 
 
-def _decode_tensor(name: str, entry: dict[str, Any], parameters: dict[str, Any], blobs: _Blobs) -> Tensor:
+def _decode_tensor(name: str, entry: dict[str, Any], parameters: dict[str, Any], sources: _Sources) -> Tensor:
     datatype = _required(entry, "datatype", str, f"input '{name}'")
     shape = _decode_shape(name, entry)
-    if ("data" in entry) == ("binary_data_size" in parameters):
+    shared = in_shared_memory(parameters) if parameters else False
+    number = ("data" in entry) + ("binary_data_size" in parameters) + shared
+    if number != 1:
+        sets = ("none", "", "two", "three")[number]
         raise InvalidArgument(
             "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
-            f"'shared_memory_region' in 'parameters'. Input '{name}' sets {'two' if 'data' in entry else 'none'}."
+            f"'{REGION}' in 'parameters'. Input '{name}' sets {sets}."
         )
     if "data" in entry:
         return decode_data(name, datatype, shape, entry["data"])
+    if shared:
+        return sources.shared.read(name, datatype, shape, parameters)
     size = parameters["binary_data_size"]
     if type(size) is not int or size < 0:
         raise InvalidArgument(f"'binary_data_size' of input '{name}' must be an integer that is not negative")
-    return decode_raw(name, datatype, shape, blobs.take(name, size), blobs.model_name)
+    return decode_raw(name, datatype, shape, sources.take(name, size), sources.model_name)
 
 
 def _decode_shape(name: str, entry: dict[str, Any]) -> tuple[int, ...]:
@@ -221,20 +260,24 @@ def _decode_shape(name: str, entry: dict[str, Any]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _decode_outputs(entries: Any, limits: JsonLimits) -> dict[str, bool]:
+def _decode_outputs(entries: Any, limits: JsonLimits, regions: Regions) -> _Outputs:
     if type(entries) is not list:
         raise InvalidArgument("'outputs' of the request must be an array")
     if len(entries) > limits.outputs:
         raise InvalidArgument(f"the request lists {len(entries)} outputs, at most {limits.outputs} are allowed")
-    outputs: dict[str, bool] = {}
+    outputs = _Outputs({})
     for entry in entries:
         name, parameters = _entry(entry, "output")
-        if name in outputs:
+        if name in outputs.binary:
             raise InvalidArgument(f"output '{name}' already exists in request")
-        if "classification" in parameters:
-            raise Unsupported(f"output '{name}': the classification extension is not supported")
-        binary = "binary_data" in parameters and _required(parameters, "binary_data", bool, f"output '{name}'")
-        outputs[name] = binary
+        outputs.binary[name] = "binary_data" in parameters and _required(
+            parameters, "binary_data", bool, f"output '{name}'"
+        )
+        if CLASSIFICATION in parameters:
+            outputs.classes = {**(outputs.classes or {}), name: class_count(name, parameters)}
+        if in_shared_memory(parameters):
+            part = shared_part(f"output '{name}'", parameters, regions)
+            outputs.places = {**(outputs.places or {}), name: part}
     return outputs
 
 

@@ -45,7 +45,7 @@ class Inference:
     def _decode(self, text: bytes | None, blobs: bytes, model: str, version: str) -> codec.DecodedRequest:
         if text is None:
             return decode_raw_request(blobs, self._service.model_metadata(model, version).inputs, model, version)
-        return codec.decode_infer(text, blobs, model, version, self._bodies.json)
+        return codec.decode_infer(text, blobs, model, version, self._bodies.json, self._service.regions)
 
     def _read_parts(self, environ: Environ) -> tuple[bytes | None, bytes]:
         """The JSON of an `infer` request, None for a raw binary one, and the bytes of tensors that follow it."""

@@ -14,13 +14,13 @@ from vintner.http_models import Models
 from vintner.http_predict import Predict
 from vintner.http_repository import Control
 from vintner.http_server import Method, Route, route
+from vintner.http_shared_memory import SharedMemory
 from vintner.http_transport import Answer, Environ
 from vintner.http_v1_models import V1Models
 from vintner.json_text import DEFAULT_LIMITS, JsonLimits
 from vintner.service import Service
 
 UNSUPPORTED: Final[Mapping[str, str]] = {
-    "shared memory": r"/v2/(?:cuda|system)sharedmemory/.+",
     "tracing": r"/v2(?:/models/[^/]+(?:/versions/[^/]+)?)?/trace/setting",
     "changing what is logged": r"/v2/logging",
 }
@@ -47,6 +47,7 @@ def routes(
         *Models(service).routes,
         *V1Models(service).routes,
         *Control(service, max_request_bytes, max_upload_bytes).routes,
+        *SharedMemory(service.regions, max_request_bytes).routes,
         *(Documentation().routes if documented else ()),
         *(route(pattern, GET=_unsupported(what), POST=_unsupported(what)) for what, pattern in UNSUPPORTED.items()),
     ]

@@ -108,6 +108,12 @@ def _filename(given: str) -> str:
     return given
 
 
+def _label_file(given: str) -> str:
+    if not LABEL_FILE.fullmatch(given):
+        raise _unfit("the name of a file in the model's directory that ends in .txt", given)
+    return given
+
+
 def _label(given: str) -> str:
     if "/" in given:
         raise _unfit("a label without a slash, which cannot be part of a path", given)
@@ -130,6 +136,9 @@ def _by_tensor(given: object) -> object:
         return given
     return {str(key) if type(key) is int else key: {} if entry is None else entry for key, entry in given.items()}
 
+
+LABEL_FILE: Final = re.compile(r"[^./\\\0][^/\\\0]*\.txt")
+"""What may hold labels: of all that lies beside the versions of a model, files of these names belong to it."""
 
 Name = Annotated[str, Field(min_length=1)]
 Label = Annotated[str, Field(min_length=1), AfterValidator(_label)]
@@ -293,6 +302,12 @@ class InputConfig(TensorConfig):
     """Rows may differ in shape; the model takes their elements end to end."""
 
 
+class OutputConfig(TensorConfig):
+    """An output's classes may have labels: a file in the model's directory, one label a line."""
+
+    labels: Annotated[Name, AfterValidator(_label_file)] | None = None
+
+
 BatchInputKind = Literal[
     "element_count",
     "accumulated_element_count",
@@ -431,7 +446,7 @@ class ModelConfig(Section):
     queue: QueueConfig = QueueConfig()
     response_cache: StrictBool = False
     inputs: Annotated[Mapping[str, InputConfig], BeforeValidator(_by_tensor)] = {}
-    outputs: Annotated[Mapping[str, TensorConfig], BeforeValidator(_by_tensor)] = {}
+    outputs: Annotated[Mapping[str, OutputConfig], BeforeValidator(_by_tensor)] = {}
     batch_inputs: Annotated[Mapping[str, BatchInputConfig], BeforeValidator(_by_tensor)] = {}
     warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()
     version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()

@@ -13,6 +13,7 @@ from pathlib import Path
 from vintner.backend import Backend, Backends, LoadedModel, LoadSpec, close_anyway
 from vintner.decoupled import is_decoupled, loader
 from vintner.errors import LoadError
+from vintner.labels import read_labels
 from vintner.load_specs import find_model, load_specs
 from vintner.manifest import check_manifest
 from vintner.model_shapes import open_model
@@ -43,6 +44,7 @@ def open_servable(
     backend, path = find_model(source, version, backends)
     check_manifest(source.versions[version])
     source = replace(source, config=with_names(source.config, source.versions[version]))
+    labels = read_labels(source.config, source.root)
     models: list[LoadedModel] = []
     try:
         pools: list[Pool] = []
@@ -53,7 +55,9 @@ def open_servable(
             models.append(model)
             _check_alike(models[0], model, spec.device)
             pools.append(Pool(model.instances, spec.device, model.close, load, lasting=is_decoupled(model)))
-        servable = Servable(source.name, version, models[0], source.config, threads, backend, pools, cache, claim)
+        servable = Servable(
+            source.name, version, models[0], source.config, threads, backend, pools, cache, claim, labels
+        )
         for misfit in sorted(misfits):
             servable.serve_unbatched(misfit)
         return servable

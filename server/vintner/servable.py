@@ -14,8 +14,9 @@ from vintner.backend import LoadedModel
 from vintner.batcher import Batching
 from vintner.batching import QueueLimits
 from vintner.call import Arrays, Call, Result
-from vintner.decoupled import Generation, is_decoupled
+from vintner.decoupled import is_decoupled, let_generate
 from vintner.errors import BackendError, InvalidArgument, LoadError, Unsupported
+from vintner.labels import Labels
 from vintner.metrics import ModelMetrics, PoolState
 from vintner.model_config import BatchingConfig, ModelConfig, QueueConfig
 from vintner.pools import Pool
@@ -47,8 +48,10 @@ class Servable:
         pools: Sequence[Pool] = (),
         cache: ResponseCache | None = None,
         claim: Claim | None = None,
+        labels: Labels | None = None,
     ) -> None:
-        """Takes ownership of the model and of its pools, of which the first is the model itself.
+        """Takes ownership of the model and of its pools, of which the first is the model itself. `labels` are of the
+        outputs by their served names.
 
         Raises LoadError if the configuration contradicts it.
         """
@@ -57,6 +60,7 @@ class Servable:
         self.platform = model.platform
         self.backend = backend
         self.config = config
+        self.labels = labels or {}
         self.decoupled = is_decoupled(model)
         """Whether it may give any number of responses to a request."""
         self._signature = Signature(name, model, config)
@@ -146,6 +150,11 @@ class Servable:
     def down(self) -> bool:
         """Whether no instance is in service."""
         return self._scheduler.down
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the first dimension of each of its tensors is the batch."""
+        return self._signature.has_batch_dimension and not self._scheduler.unbatched
 
     @property
     def caches(self) -> bool:
@@ -255,7 +264,7 @@ class Servable:
 
         call = self._call(request, done)
         if respond is not None and self.decoupled:
-            call.inputs = Generation(call, request.parameters, self._responding(request, respond))
+            let_generate(call, request.parameters, self._responding(request, respond))
         call.timing = timing
         cache = self._cache
         if cache is not None:

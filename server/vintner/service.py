@@ -14,6 +14,7 @@ from threading import BoundedSemaphore, Event, Lock
 from typing import Any
 
 from vintner import __version__, ovms_view, statistics, triton_view
+from vintner.classification import check_classes, classifying
 from vintner.control_parameters import Value
 from vintner.errors import InvalidArgument, ModelNotReady, QueueFull, Unsupported, VintnerError
 from vintner.managed_model import IndexEntry
@@ -21,7 +22,9 @@ from vintner.manager import AwaitLoad, Manager
 from vintner.model_control import ModelControl
 from vintner.parking import PATIENCE, Parking
 from vintner.reloading import Refresh, Reloading
+from vintner.sequences import check_stateless
 from vintner.servable import Servable
+from vintner.shared_memory import Regions
 from vintner.turns import Turn
 from vintner.types import Request, Response, TensorSpec
 
@@ -30,10 +33,19 @@ logger = logging.getLogger(__name__)
 Reply = Callable[[Response | Exception], None]
 
 SERVER_NAME = "vintner"
-EXTENSIONS = ("binary_tensor_data", "parameters", "statistics", "model_configuration", "schedule_policy")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "model_configuration",
+    "schedule_policy",
+    "classification",
+)
 """Triton's tokens for what works here, and no others."""
 CONTROL_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
 """The same, for where clients may load and unload."""
+SHARED_MEMORY_EXTENSION = "system_shared_memory"
+"""The same, for where clients may register regions."""
 
 MOST_STREAMS = 256
 """Streams that are open at the same time over one protocol: each keeps threads of its front end, even if it is idle, or
@@ -74,8 +86,13 @@ class Service:
         control: ModelControl | None = None,
         refresh: Refresh | None = None,
         request_timeout: float = 0.0,
+        regions: Regions | None = None,
     ) -> None:
-        """Without `refresh` nothing can be reloaded. `request_timeout` is in seconds; 0 sets no bound."""
+        """Without `refresh` nothing can be reloaded, and without `regions` clients may not use shared memory.
+
+        `request_timeout` is in seconds; 0 sets no bound.
+        """
+        self.regions = regions or Regions()
         self._manager = manager
         self._control = control or ModelControl(manager)
         self._reloading = Reloading(manager, refresh) if refresh is not None else None
@@ -134,7 +151,8 @@ class Service:
 
     def server_metadata(self) -> ServerMetadata:
         more = CONTROL_EXTENSIONS if self._control.explicit else ()
-        return ServerMetadata(SERVER_NAME, __version__, (*EXTENSIONS, *more))
+        memory = (SHARED_MEMORY_EXTENSION,) if self.regions.allowed else ()
+        return ServerMetadata(SERVER_NAME, __version__, (*EXTENSIONS, *more, *memory))
 
     def model_metadata(self, name: str, version: str = "", protocol: str | None = None) -> ModelMetadata:
         """Raises, and counts, as `check_model`."""
@@ -240,6 +258,8 @@ class Service:
             self._reject(exc, protocol, started, reply)
             return None
         metrics = servable.metrics.requests[protocol]
+        if request.classes:
+            reply = classifying(request, servable, reply)
         if self._routers and not request.model_version:
             reply = self._observed(request, servable, started, reply)
 
@@ -251,6 +271,10 @@ class Service:
             reply(result)
 
         try:
+            if request.parameters:
+                check_stateless(request.model_name, request.parameters)
+            if request.classes:
+                check_classes(request.classes, servable.outputs)
             if request.untyped is not None:
                 untyped, request.untyped = request.untyped, None
                 untyped.fill(request, servable.inputs)

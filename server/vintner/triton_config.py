@@ -16,7 +16,7 @@ from google.protobuf import json_format, text_format
 from google.protobuf.message import Message
 
 from vintner.errors import ConfigError
-from vintner.model_config import ModelConfig, parse_model_config
+from vintner.model_config import LABEL_FILE, ModelConfig, parse_model_config
 from vintner.pb import model_config_pb2
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ SERVED: Final = frozenset(
         "output.name",
         "output.data_type",
         "output.dims",
+        "output.label_filename",
         "instance_group.name",
         "instance_group.kind",
         "instance_group.count",
@@ -74,7 +75,6 @@ TUNING: Final = frozenset(
         "runtime",
         "model_metrics",
         "input.format",
-        "output.label_filename",
         "instance_group.secondary_devices",
         "instance_group.profile",
         "instance_group.host_policy",
@@ -175,7 +175,7 @@ def _document(config: model_config_pb2.ModelConfig, place: str) -> dict[str, Any
         "response_cache": config.response_cache.enable,
         "decoupled": config.model_transaction_policy.decoupled,
         "inputs": _tensors(config.input, batched, reshape),
-        "outputs": _tensors(config.output, batched, reshape=False),
+        "outputs": _with_labels(_tensors(config.output, batched, reshape=False), config.output, place),
         "batch_inputs": _batch_inputs(config.batch_input),
         "metric_tags": dict(config.metric_tags),
         "version_policy": _version_policy(config.version_policy),
@@ -246,6 +246,18 @@ def _tensors(tensors: Iterable[Tensor], batched: bool, reshape: bool) -> dict[st
             entries[tensor.name]["ragged"] = True
         elif reshape:
             entries[tensor.name]["shape"] = dims
+    return entries
+
+
+def _with_labels(
+    entries: dict[str, Any], outputs: Iterable[model_config_pb2.ModelOutput], place: str
+) -> dict[str, Any]:
+    for output in outputs:
+        file = output.label_filename
+        if file and LABEL_FILE.fullmatch(file):
+            entries[output.name]["labels"] = file
+        elif file:
+            logger.warning("%s: label_filename '%s' has no effect; expected a plain name ending in .txt", place, file)
     return entries
 
 

@@ -32,6 +32,7 @@ def model_config(servable: Servable) -> pb.ModelConfig:
     config = servable.config
     limit = config.batching.row_limit or 0
     ragged = {given.name or own for own, given in config.inputs.items() if given.ragged}
+    labels = {given.name or own: given.labels or "" for own, given in config.outputs.items()}
     message = pb.ModelConfig(
         name=servable.name,
         platform=servable.platform,
@@ -40,7 +41,10 @@ def model_config(servable: Servable) -> pb.ModelConfig:
         input=[
             pb.ModelInput(**_tensor(spec, limit), allow_ragged_batch=spec.name in ragged) for spec in servable.inputs
         ],
-        output=[pb.ModelOutput(**_tensor(spec, limit)) for spec in servable.outputs],
+        output=[
+            pb.ModelOutput(**_tensor(spec, limit), label_filename=labels.get(spec.name, ""))
+            for spec in servable.outputs
+        ],
         version_policy=_version_policy(servable),
         default_model_filename=config.filename or "",
         metric_tags=config.metric_tags,

@@ -147,6 +147,8 @@ class Request:
     deadline: float | None = None
     """In seconds of `time.monotonic`."""
     cancellation: Cancellation | None = None
+    classes: Mapping[str, int] | None = None
+    """Of outputs that are wanted as so many classes, instead of as they are."""
     on_response: Callable[[Response], None] | None = None
     """Takes the responses of a decoupled model, before the answer that ends the request and is empty. It may block.
     None where a single answer is all that can be taken."""

@@ -121,6 +121,17 @@ def test_the_program_in_the_docs_prints_what_they_say(shipped: RunningServer) ->
     assert run.stdout == shown[index + 1][1], run.stderr
 
 
+def test_the_programs_about_inference_print_what_the_docs_say(tmp_path: Path) -> None:
+    shown = blocks("docs/inference.md")
+    server = start_server(ROOT / "model_repository", tmp_path / "log", "--allow-client-shm")
+    try:
+        for index, program in ((i, text) for i, (language, text) in enumerate(shown) if language == "python"):
+            run = subprocess.run([sys.executable, "-c", here(program, server)], capture_output=True, text=True)
+            assert run.stdout == shown[index + 1][1], run.stderr
+    finally:
+        server.kill()
+
+
 def test_the_configuration_in_the_docs_is_valid_and_complete(tmp_path: Path) -> None:
     from vintner.model_config import ModelConfig
 

@@ -58,7 +58,9 @@ def get(server: RunningServer, path: str, method: str = "GET", body: bytes | Non
 def test_the_server_describes_itself_alike_everywhere(doubling: RunningServer) -> None:
     from vintner import __version__
 
-    extensions = ["binary_tensor_data", "parameters", "statistics", "model_configuration", "schedule_policy"]
+    extensions = [
+        "binary_tensor_data", "parameters", "statistics", "model_configuration", "schedule_policy", "classification",
+    ]  # fmt: skip
     expected = {"name": "vintner", "version": __version__, "extensions": extensions}
     for path in ("/v2", "/v2/", "/v2?x=1"):
         assert get(doubling, path) == (200, expected)

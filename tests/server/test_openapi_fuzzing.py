@@ -84,7 +84,13 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory, third_party: dict[str, str]
     write_model(root / "floats" / "1", fake_model(shape=(-1, 2)))
     write_model(root / "texts" / "1", fake_model("BYTES", (-1, 2)))
     write_model(root / "broken" / "1", fake_model() | {"fail": "the weights are missing"})
-    flags = ["--model-control=explicit", "--load-model=*", "--max-request-bytes=64KiB", "--no-strict-readiness"]
+    flags = [
+        "--model-control=explicit",
+        "--load-model=*",
+        "--max-request-bytes=64KiB",
+        "--no-strict-readiness",
+        "--allow-client-shm",
+    ]
     server = start_server(root, root.parent / "fuzzed.log", *flags, env=third_party)
     yield server
     server.kill()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -189,6 +191,23 @@ def test_a_version_is_closed_only_after_its_generations_have_ended(world: Stream
     gate.set()
     assert isinstance(answers.get(timeout=WAIT), Response)
     world.until_closed(1)
+
+
+def test_nothing_of_a_request_outlives_it(world: Streaming) -> None:
+    gc.disable()
+    try:
+        rows = np.array([[1]], np.int32)
+        kept = weakref.ref(rows)
+        answers: SimpleQueue[Response | Exception] = SimpleQueue()
+        request = Request("m", "", {"input": Tensor("INT32", rows)}, on_response=lambda response: None)
+        turn = world.service.submit(request, "grpc", answers.put)
+        assert turn is not None
+        turn.run()
+        assert isinstance(answers.get(timeout=WAIT), Response)
+        del rows, request, turn
+        eventually(lambda: kept() is None)
+    finally:
+        gc.enable()
 
 
 def test_a_warm_up_generates(tmp_path: Path) -> None:

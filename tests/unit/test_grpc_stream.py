@@ -56,12 +56,12 @@ class Talk:
         return [self.next().infer_response.id for _ in range(count)]
 
 
-def decode(data: bytes) -> Request:
+def decode(data: bytes) -> tuple[Request, dict[str, Any]]:
     if data == b"nonsense":
         raise InvalidArgument("it is nonsense")
     model, rows, identity, parameters = eval(data.decode())
     array = np.array(rows, np.float32).reshape(-1, 1)
-    return Request(model, "", {"input": Tensor("FP32", array)}, (), identity, parameters)
+    return Request(model, "", {"input": Tensor("FP32", array)}, (), identity, parameters), {}
 
 
 @pytest.fixture

@@ -419,10 +419,9 @@ class TestRequests:
         [
             body(data=..., parameters={"shared_memory_region": "r", "shared_memory_byte_size": 4}),
             body(header={"outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]}),
-            body(header={"outputs": [{"name": "y", "parameters": {"classification": 3}}]}),
         ],
     )
-    def test_what_this_server_does_not_do_is_unsupported(self, text: bytes) -> None:
+    def test_shared_memory_is_unsupported_where_it_is_not_allowed(self, text: bytes) -> None:
         with pytest.raises(Unsupported):
             decode(text)
 

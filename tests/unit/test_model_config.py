@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from vintner.errors import ConfigError
-from vintner.model_config import InputConfig, ModelConfig, TensorConfig, VersionPolicy, read_model_config
+from vintner.model_config import InputConfig, ModelConfig, OutputConfig, VersionPolicy, read_model_config
 
 
 @pytest.fixture
@@ -59,7 +59,8 @@ def test_the_defaults_are_these():
         ("threads: 4", "threads", 4),
         ("inputs: {x: {name: image}}", "inputs", {"x": InputConfig(name="image")}),
         ("inputs: {x: {shape: [-1, 3]}}", "inputs", {"x": InputConfig(shape=(-1, 3))}),
-        ("outputs: {y: {datatype: FP32, dims: [-1]}}", "outputs", {"y": TensorConfig(datatype="FP32", dims=(-1,))}),
+        ("outputs: {y: {datatype: FP32, dims: [-1]}}", "outputs", {"y": OutputConfig(datatype="FP32", dims=(-1,))}),
+        ("outputs: {y: {labels: animals.txt}}", "outputs", {"y": OutputConfig(labels="animals.txt")}),
         ("inputs: {0: {name: x}, b:}", "inputs", {"0": InputConfig(name="x"), "b": InputConfig()}),
         ("version_policy: all", "version_policy", VersionPolicy(latest=None)),
         ("version_policy: {latest: 2}", "version_policy", VersionPolicy(latest=2)),
@@ -123,7 +124,11 @@ def test_a_size_may_have_a_unit(read, text: str, size: int):
         ("performance_hnit: latency", "unknown key 'performance_hnit'", "did you mean 'performance_hint'?"),
         ("batching: {max_batchsize: 4}", "batching: unknown key 'max_batchsize'", "did you mean 'max_batch_size'?"),
         ("inputs: {x: {nam: y}}", "inputs.x: unknown key 'nam'", "did you mean 'name'?"),
-        ("outputs: {y: {shape: [1]}}", "outputs.y: unknown key 'shape'", "expected one of: datatype, dims, name"),
+        (
+            "outputs: {y: {shape: [1]}}",
+            "outputs.y: unknown key 'shape'",
+            "expected one of: datatype, dims, labels, name",
+        ),
         ("max_batch_size: 4", "unknown key 'max_batch_size'", "did you mean 'batching.max_batch_size'?"),
     ],
 )

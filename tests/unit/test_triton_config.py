@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from vintner.errors import ConfigError
-from vintner.model_config import InputConfig, ModelConfig, QueueLevel, TensorConfig, VersionPolicy, WarmupInput
+from vintner.model_config import InputConfig, ModelConfig, OutputConfig, QueueLevel, VersionPolicy, WarmupInput
 from vintner.pb import model_config_pb2
 from vintner.triton_config import LOOKED_INTO, PARAMETERS, SERVED, TUNING, read_triton_config
 from vintner.types import DTYPES
@@ -59,7 +59,7 @@ def test_a_usual_file_is_read_as_a_whole(read: Read):
     assert (config.batching.enabled, config.batching.max_batch_size) == (True, 16)
     assert config.queue.max_requests == 50
     assert config.inputs == {"image": InputConfig(datatype="FP32", dims=(-1, 1, 8, 8))}
-    assert config.outputs == {"scores": TensorConfig(datatype="FP32", dims=(-1, 10))}
+    assert config.outputs == {"scores": OutputConfig(datatype="FP32", dims=(-1, 10))}
     assert config.version_policy == VersionPolicy(latest=None)
 
 
@@ -143,7 +143,7 @@ def test_without_dynamic_batching_the_batch_limit_holds_and_nothing_is_merged(re
 def test_dims_are_complete_where_there_is_no_maximum_batch_size(read: Read):
     config = read('input { name: "x" data_type: TYPE_STRING dims: [ -1, 2 ] } output { name: "y" }')
     assert config.inputs == {"x": InputConfig(datatype="BYTES", dims=(-1, 2))}
-    assert config.outputs == {"y": TensorConfig()}
+    assert config.outputs == {"y": OutputConfig()}
 
 
 DATATYPES = {
@@ -334,7 +334,8 @@ def test_a_transaction_policy_is_read(read: Read):
     ("text", "field"),
     [
         ("instance_group { rate_limiter { priority: 2 } }", "instance_group.rate_limiter.priority"),
-        ("output { name: 'y' label_filename: 'labels.txt' }", "output.label_filename"),
+        ("output { name: 'y' label_filename: 'labels.csv' }", "label_filename 'labels.csv'"),
+        ("output { name: 'y' label_filename: '../labels.txt' }", "label_filename '../labels.txt'"),
         (
             "optimization { execution_accelerators { gpu_execution_accelerator { name: 'tensorrt' } } }",
             "gpu_execution_accelerator",
