@@ -24,8 +24,11 @@ from vintner.errors import RequestError
 SECONDS_PER_BYTE: Final = 8.0 / 2**20
 """That large bodies have on top: a client that sends a megabit each second is in time."""
 
-PROMPT: Final = 0.25
-"""Seconds within which an answer that was handed over is sent."""
+PROMPT: Final = 2.0
+"""Seconds within which an answer that was handed over is sent, even on a busy machine."""
+
+PAUSE: Final = 0.005
+"""Seconds after which to look whether it was, the first time; each next time twice as long."""
 
 SLACK: Final = 0.1
 """Seconds by which the kernel's clock for a connection may differ from ours."""
@@ -105,14 +108,15 @@ class SlowBodies:
 
     def _close(self, silent: dict[int, _Connection], most: int) -> None:
         """Ends the reading of those that were silent, and no longer are."""
-        end = time.monotonic() + PROMPT
+        end, pause = time.monotonic() + PROMPT, PAUSE
         while most and time.monotonic() < end:
             for now in _connections(self._port):
                 before = silent.get(now.file)
                 if before is not None and now.peer == before.peer and now.silence < before.silence:
                     _end_reading(silent.pop(now.file))
                     most -= 1
-            self._over.wait(0.005)
+            self._over.wait(pause)
+            pause *= 2
 
 
 @dataclass(frozen=True, slots=True)
