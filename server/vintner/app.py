@@ -27,6 +27,7 @@ from vintner.cores import available_cores
 from vintner.errors import ConfigError
 from vintner.grpc_connections import ConnectionSettings
 from vintner.host import Host
+from vintner.json_text import JsonLimits
 from vintner.log_settings import LogSettings
 from vintner.manager import Admission, Manager
 from vintner.model_control import ModelControl
@@ -154,19 +155,28 @@ class _Server:
             max_concurrent_requests=config.max_concurrent_requests,
             control=ModelControl(self._manager, config.model_control, self._watcher.refresh, self._uploads),
             refresh=self._reload if config.config_path or config.model_control == "poll" else None,
+            request_timeout=config.request_timeout_seconds,
             regions=Regions(config.allow_client_shm, _spare_descriptors(), config.max_message_bytes),
             log_settings=LogSettings(logs.Switches.of(config.log_level), logs.switch),
         )
         upload = config.max_upload_bytes if self._uploads else 0
         observed: Callable[[Handler], Handler] = logged if config.access_log else lambda handler: handler
+        table = routes(
+            self._service,
+            config.max_request_bytes,
+            config.max_concurrent_requests,
+            upload,
+            JsonLimits(config.max_json_nesting, config.max_json_keys, config.max_json_outputs),
+            documented=config.http_docs,
+        )
         self._http: HttpTransport = HttpTransport(
-            observed(
-                HttpFrontEnd(routes(self._service, config.max_request_bytes, config.max_concurrent_requests, upload))
-            ),
+            observed(HttpFrontEnd(table)),
             host=config.host,
             port=config.http_port,
             threads=config.max_concurrent_requests + CONTROL_THREADS + MOST_STREAMS,
             purpose="REST",
+            header_seconds=config.http_header_timeout_seconds,
+            body_seconds=config.http_body_timeout_seconds,
         )
         self._metrics: HttpTransport = HttpTransport(
             observed(HttpFrontEnd(metrics_routes(self._service))),

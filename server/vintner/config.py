@@ -101,6 +101,40 @@ class ServerConfig:
     max_request_bytes: int = field(
         default=64 * MIB, metadata=as_option(size(), "Largest REST body, after decompression.")
     )
+    max_json_nesting: int = field(
+        default=100,
+        metadata=as_option(
+            integer(1, 1000), "Arrays and objects within one another, in the JSON of an inference over REST."
+        ),
+    )
+    max_json_keys: int = field(
+        default=1024, metadata=as_option(integer(1), "Keys of one object in the JSON of an inference over REST.")
+    )
+    max_json_outputs: int = field(
+        default=1024, metadata=as_option(integer(1), "Outputs that an inference over REST may ask for.")
+    )
+    http_header_timeout_seconds: float = field(
+        default=65.0,
+        metadata=as_option(
+            PERIOD, "How long a REST client may take for the header of a request, also of the next on its connection."
+        ),
+    )
+    http_body_timeout_seconds: float = field(
+        default=65.0,
+        metadata=as_option(
+            PERIOD, "How long a REST client may take for the body of a request, beside 8 s for each MiB of it."
+        ),
+    )
+    http_docs: bool = field(
+        default=True,
+        metadata=as_option(BOOLEAN, "Serve the description of REST: `/openapi.json`, and the page `/docs`."),
+    )
+    request_timeout_seconds: float = field(
+        default=0.0,
+        metadata=as_option(
+            SECONDS, "How long an inference may take, once it has been received, over both protocols; 0 sets no bound."
+        ),
+    )
     max_message_bytes: int = field(
         default=LARGEST_MESSAGE, metadata=as_option(size(LARGEST_MESSAGE), "Largest gRPC message.")
     )

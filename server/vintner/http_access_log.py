@@ -22,7 +22,7 @@ VISIT: Final = "vintner.visit"
 OF_A_MODEL: Final = re.compile(
     r"/v\d+/(?:repository/)?models/(?!stats$)(?P<model>[^/]+?)(?:/versions/(?P<version>[^/:]+))?(?::\w+|/.*)?"
 )
-CODES: Final = {status: code for code, status in reversed(STATUS.items())}
+CODES: Final = {status: code for code, status in reversed([*STATUS.items()])}
 
 
 def logged(handler: Handler) -> Handler:

@@ -7,16 +7,20 @@ memory than it.
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 from typing import ClassVar, Final
 
 from vintner.errors import InvalidArgument, QueueFull, RequestError, TooLarge
 from vintner.http_transport import Environ
+from vintner.json_text import DEFAULT_LIMITS, JsonLimits
 
-CHUNK: Final = 1 << 20
+CHUNK: Final = 1 << 16
 WINDOW: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """zlib's parameter for each content coding; `deflate` means the zlib format (RFC 9110, 8.4.1.2)."""
 
@@ -24,18 +28,27 @@ SMALLEST_COMPRESSED: Final = 256
 """Bytes below which compressing a reply costs more than it saves."""
 
 
+LONGEST_PREFERENCE: Final = 256
+"""Characters of `Accept-Encoding` that are read; what was made of them is kept."""
+
+QUALITY: Final = re.compile(r"0(?:\.\d*)?|1(?:\.0*)?")
+"""A q-value of `Accept-Encoding`; anything else counts as 0."""
+
+
 class UnsupportedEncoding(RequestError):
     """The body is in a content coding other than gzip, deflate and identity."""
 
     status: ClassVar[int] = 415
+    headers: ClassVar[Sequence[tuple[str, str]]] = (("Accept-Encoding", ", ".join(WINDOW)),)
 
 
 class Bodies:
     """The bodies of requests that run models: how large each may be, and how many are read at the same time."""
 
-    def __init__(self, limit: int, most: int) -> None:
-        """`limit` in bytes."""
+    def __init__(self, limit: int, most: int, json: JsonLimits = DEFAULT_LIMITS) -> None:
+        """`limit` in bytes; `json` is for whoever parses them."""
         self.limit = limit
+        self.json = json
         self._most = most
         self._lock = Lock()
         self._number = 0
@@ -132,26 +145,49 @@ def _decompress(body: bytes, encoding: str, limit: int) -> bytes:
     return plain
 
 
-def accepted_encoding(header: str | None) -> str | None:
-    """The coding to reply in, of those that `Accept-Encoding` allows, or None for none."""
-    if header is None:
+@dataclass(frozen=True, slots=True)
+class ReplyCoding:
+    """A content coding for replies, and the bytes of a body from which on it is used."""
+
+    name: str
+    least: int = SMALLEST_COMPRESSED
+
+
+def accepted_coding(header: str | None) -> ReplyCoding | None:
+    """What `Accept-Encoding` prefers (RFC 9110, 12.5.3), the first of several; None for a reply as it is.
+
+    A client that refuses `identity` has small bodies compressed too.
+    """
+    return None if header is None else _preferred(header[:LONGEST_PREFERENCE])
+
+
+@lru_cache(maxsize=256)
+def _preferred(header: str) -> ReplyCoding | None:
+    listed = _qualities(header)
+    others = listed.get("*", 0.0)
+    offered = {coding: quality for coding, quality in listed.items() if coding in WINDOW}
+    offered |= {coding: others for coding in WINDOW if coding not in listed}
+    best = max(offered, key=offered.__getitem__)
+    identity = listed.get("identity")
+    if not offered[best] or offered[best] < (identity or 0.0):
         return None
-    best, best_quality = None, 0.0
+    refused = identity == 0 or (identity is None and listed.get("*") == 0)
+    return ReplyCoding(best, 0 if refused else SMALLEST_COMPRESSED)
+
+
+def _qualities(header: str) -> dict[str, float]:
+    """Each coding that is listed, in order, with its q-value."""
+    qualities: dict[str, float] = {}
     for item in header.lower().split(","):
-        coding, _, parameter = item.strip().partition(";")
-        quality = _quality(parameter.strip())
-        if coding.strip() in WINDOW and quality > best_quality:
-            best, best_quality = coding.strip(), quality
-    return best
+        coding, _, parameter = item.partition(";")
+        qualities.setdefault(coding.strip(), _quality(parameter.strip()))
+    return qualities
 
 
 def _quality(parameter: str) -> float:
     if not parameter.startswith("q="):
         return 1.0
-    try:
-        return float(parameter[2:])
-    except ValueError:
-        return 0.0
+    return float(parameter[2:]) if QUALITY.fullmatch(parameter, 2) else 0.0
 
 
 def compress(body: bytes, encoding: str) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import orjson
 
-from vintner.errors import InvalidArgument, Unsupported
+from vintner.errors import InvalidArgument
 from vintner.json_text import DEFAULT_LIMITS, JsonLimits, parse
 from vintner.shared_memory import Part, Regions
 from vintner.tensor_bytes import decode_raw, raw_view
@@ -81,9 +81,9 @@ def decode_infer(
 
 
 def json_size(header_length: str, body_size: int) -> int:
-    """Bytes of JSON in a body of `body_size`, from the header of that name as received. Raises InvalidArgument.
+    """Bytes of JSON in a body of `body_size`, from the header of that name as received; 0 for a raw binary request.
 
-    Unsupported is raised for 0, a raw binary request.
+    Raises InvalidArgument.
     """
     text = header_length.strip()
     if not re.fullmatch(r"[+-]?[0-9]+", text):
@@ -96,8 +96,6 @@ def json_size(header_length: str, body_size: int) -> int:
     size = int(text)
     if not 0 <= size <= body_size:
         raise InvalidArgument(f"inference header size should be in range (0, {body_size}), got: {size}")
-    if size == 0:
-        raise Unsupported(f"raw binary requests ({HEADER_LENGTH}: 0) are not supported")
     return size
 
 

@@ -74,7 +74,7 @@ class Generate:
 
     def _decode(self, environ: Environ, model: str, version: str) -> Request:
         try:
-            request = decode_generate(self._bodies.read(environ), model, version)
+            request = decode_generate(self._bodies.read(environ), model, version, self._bodies.json)
         except VintnerError as exc:
             self._service.reject(exc, "rest")
             raise

@@ -31,8 +31,8 @@ class Models:
             route(r"/v2/models/stats", GET=self.all_statistics),
             route(rf"{MODEL}/stats", GET=self.statistics),
             route(rf"{MODEL}/config", GET=self.model_config),
-            route(rf"{MODEL}/?", GET=self.model_metadata),
-            route(r"/v2/?", GET=self.server_metadata),
+            route(MODEL, GET=self.model_metadata),
+            route(r"/v2", GET=self.server_metadata),
             self.metrics_route,
         ]
 

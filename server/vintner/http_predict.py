@@ -44,7 +44,7 @@ class Predict:
 
     def predict(self, environ: Environ, model: str, version: str, label: str) -> Begin:
         try:
-            inputs = decode_predict(self._bodies.read(environ), model)
+            inputs = decode_predict(self._bodies.read(environ), model, self._bodies.json)
             chosen = chosen_version(self._service, model, version, label)
         except VintnerError as exc:
             self._service.reject(exc, "rest")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vintner.http_body import Bodies
+from vintner.http_docs import Documentation
 from vintner.http_generate import Generate
 from vintner.http_inference import Inference
 from vintner.http_models import Models
@@ -14,15 +15,23 @@ from vintner.http_server import Route
 from vintner.http_settings import Settings
 from vintner.http_shared_memory import SharedMemory
 from vintner.http_v1_models import V1Models
+from vintner.json_text import DEFAULT_LIMITS, JsonLimits
 from vintner.service import Service
 
 
-def routes(service: Service, max_request_bytes: int, max_bodies: int, max_upload_bytes: int = 0) -> Sequence[Route]:
+def routes(
+    service: Service,
+    max_request_bytes: int,
+    max_bodies: int,
+    max_upload_bytes: int = 0,
+    json: JsonLimits = DEFAULT_LIMITS,
+    documented: bool = True,
+) -> Sequence[Route]:
     """Every route, most frequent first: they are tried in this order. So many bodies are read at the same time.
 
     Without `max_upload_bytes` the body of a load is bounded as any other.
     """
-    bodies = Bodies(max_request_bytes, max_bodies)
+    bodies = Bodies(max_request_bytes, max_bodies, json)
     return [
         *Inference(service, bodies).routes,
         *Generate(service, bodies).routes,
@@ -32,6 +41,7 @@ def routes(service: Service, max_request_bytes: int, max_bodies: int, max_upload
         *Control(service, max_request_bytes, max_upload_bytes).routes,
         *SharedMemory(service.regions, max_request_bytes).routes,
         *Settings(service, max_request_bytes).routes,
+        *(Documentation().routes if documented else ()),
     ]
 
 

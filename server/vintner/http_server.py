@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 
 from vintner import http_codec as codec
 from vintner.errors import NotFound, RequestError, Unavailable, VintnerError
-from vintner.http_body import SMALLEST_COMPRESSED, accepted_encoding, compress
+from vintner.http_body import SMALLEST_COMPRESSED, ReplyCoding, accepted_coding, compress
 from vintner.http_transport import Answer, Environ, Respond, StreamedAnswer
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ STATUS: Final[Mapping[str, int]] = {
 """gRPC status -> HTTP status: with the `code` of each error, the one table for both protocols."""
 
 JSON: Final = ("Content-Type", "application/json")
+VARY: Final = ("Vary", "Accept-Encoding")
 
 MODEL: Final = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
 """The beginning of a path that names a model, and perhaps a version."""
@@ -47,11 +48,11 @@ Begin = Callable[[Callable[[Answer], None]], None]
 class MethodNotAllowed(RequestError):
     """The route exists, the method does not; `allow` are those that do."""
 
-    code: ClassVar[str] = "METHOD_NOT_ALLOWED"
+    status: ClassVar[int] = 405
 
     def __init__(self, allow: str) -> None:
         super().__init__("Method Not Allowed")
-        self.allow = allow
+        self.headers = (("Allow", allow),)
 
 
 Method = Callable[..., Answer | Begin | StreamedAnswer]
@@ -67,9 +68,10 @@ class Route:
 
 
 def route(pattern: str, **methods: Method) -> Route:
-    """`route("/v2/?", GET=answer)`. What answers GET answers HEAD too."""
-    head = {"HEAD": methods["GET"]} if "GET" in methods else {}
-    return Route(re.compile(pattern), methods | head)
+    """`route("/v2", GET=answer)`. What answers GET answers HEAD too, and bears a slash at the end of its path."""
+    if "GET" in methods:
+        return Route(re.compile(f"(?:{pattern})/?"), methods | {"HEAD": methods["GET"]})
+    return Route(re.compile(pattern), methods)
 
 
 class HttpFrontEnd:
@@ -84,13 +86,11 @@ class HttpFrontEnd:
             answer = self._answer(environ)
             if isinstance(answer, StreamedAnswer):
                 return answer
-            encoding = accepted_encoding(environ.get("HTTP_ACCEPT_ENCODING"))
+            accepted = accepted_coding(environ.get("HTTP_ACCEPT_ENCODING"))
             if not callable(answer):
-                return _compressed(answer, encoding)
-            answer(lambda late: respond(*_compressed(late, encoding)))
+                return _compressed(answer, accepted)
+            answer(lambda late: respond(*_compressed(late, accepted)))
             return None
-        except MethodNotAllowed as exc:
-            return 405, (JSON, ("Allow", exc.allow)), codec.encode_error(exc.message)
         except Exception as exc:
             return error_answer(exc)
 
@@ -108,11 +108,14 @@ class HttpFrontEnd:
         raise NotFound("Not Found")
 
 
-def _compressed(answer: Answer, encoding: str | None) -> Answer:
+def _compressed(answer: Answer, accepted: ReplyCoding | None) -> Answer:
     status, headers, body = answer
-    if encoding and status < 400 and len(body) >= SMALLEST_COMPRESSED:
-        return status, (*headers, ("Content-Encoding", encoding)), compress(body, encoding)
-    return answer
+    if status >= 400:
+        return answer
+    if accepted and len(body) >= accepted.least:
+        headers = (*headers, ("Content-Encoding", accepted.name), VARY)
+        return status, headers, compress(body, accepted.name)
+    return (status, (*headers, VARY), body) if len(body) >= SMALLEST_COMPRESSED else answer
 
 
 def error_text(error: Exception) -> str:
@@ -128,7 +131,7 @@ def error_answer(error: Exception) -> Answer:
     text = codec.encode_error(error_text(error))
     if not isinstance(error, VintnerError):
         return 500, (JSON,), text
-    headers = [JSON]
+    headers = [JSON, *getattr(error, "headers", ())]
     if isinstance(error, Unavailable):
         headers.append(("Retry-After", str(error.retry_after)))
     status = getattr(error, "status", None) or STATUS[error.code]

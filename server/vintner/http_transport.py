@@ -24,15 +24,13 @@ from granian._futures import _new_cbscheduler
 from granian.http import HTTP1Settings, HTTP2Settings
 
 from vintner.errors import ConfigError
+from vintner.http_slow_bodies import SlowBodies, SlowBody, TimedBody
 
 native: Any = _granian  # its stubs describe an older version
 
 BACKLOG = 1024
 CONNECTIONS = 65536
 """granian counts open connections, idle ones included, against this; inferences are bounded by the service."""
-
-HEADER_TIMEOUT_MS = 65_000
-"""For the header of a request, and for the next request on a connection that is kept alive."""
 
 DISCARDED = 256 << 20
 """Bytes of a refused body that are read; a client that sends more finds its connection closed."""
@@ -76,13 +74,29 @@ Handler = Callable[[Environ, Respond], Answer | StreamedAnswer | None]
 class HttpTransport:
     """Its life is three calls: the constructor binds, `start` serves, `stop` lets running requests finish."""
 
-    def __init__(self, handler: Handler, *, host: str, port: int, threads: int, purpose: str) -> None:
-        """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound."""
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        host: str,
+        port: int,
+        threads: int,
+        purpose: str,
+        header_seconds: float = 65.0,
+        body_seconds: float = 65.0,
+    ) -> None:
+        """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound.
+
+        A request has so many seconds for its header, the first on a connection or the next one that it is kept for, and
+        so many for its body, as `SlowBodies` says.
+        """
         self._handler = handler
+        self._header_seconds = header_seconds
         self._threads = threads
         self._discarders = Semaphore(DISCARDERS)
         self._socket = _listen(host, port, purpose)
         self.port: int = self._socket.getsockname()[1]
+        self._slow_bodies = SlowBodies(self.port, body_seconds)
         self._loop = asyncio.new_event_loop()  # granian wants one to hold on to; nothing ever runs in it
         self._stop = native.WorkerSignal()
         self._stopped = Event()
@@ -90,6 +104,7 @@ class HttpTransport:
 
     def start(self) -> None:
         """Begins to accept, in threads of granian's."""
+        self._slow_bodies.start()
         worker = native.WSGIWorker(
             1,
             (None, native.SocketHolder(self._socket.detach(), False, BACKLOG)),  # which closes it in the end
@@ -100,7 +115,7 @@ class HttpTransport:
             30,  # seconds after which a thread that has nothing to do ends
             CONNECTIONS,
             "1",
-            HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS),
+            HTTP1Settings(header_read_timeout=int(self._header_seconds * 1000)),
             HTTP2Settings(),
             None,  # no static files
             False,  # TLS: none
@@ -116,16 +131,19 @@ class HttpTransport:
         worker.serve_mtr(_new_cbscheduler(self._loop, self._answer, impl_asyncio=True), self._loop, self._stop)
 
     def _answer(self, response: Any, environ: dict[str, Any]) -> None:
-        answer = self._handler(environ, response.response_bytes)
+        body, respond = environ["wsgi.input"], response.response_bytes
+        if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
+            environ["wsgi.input"] = TimedBody(body, self._slow_bodies, respond)
+        answer = self._handler(environ, respond)
         if isinstance(answer, StreamedAnswer):
             try:
                 response.response_iter(answer.status, answer.headers, answer.parts)
             finally:
                 answer.parts.close()
-        elif answer is not None:
-            response.response_bytes(*answer)
-            if answer[0] >= 400:
-                self._discard(environ["wsgi.input"])
+        elif answer is not None and answer[0] != SlowBody.status:  # that has been sent already, see `SlowBodies`
+            respond(*answer)
+            if answer[0] >= 400 and "HTTP_EXPECT" not in environ:  # who asks first is not to hear "100 Continue" now
+                self._discard(body)
 
     def _discard(self, body: Any) -> None:
         """Takes what a client still sends after its answer: most read the answer only once they have sent all."""
@@ -142,6 +160,7 @@ class HttpTransport:
         """Stops accepting, and returns when the running requests have been answered."""
         self._stop.set()
         self._stopped.wait()
+        self._slow_bodies.stop()
         self._loop.close()
 
 

@@ -28,9 +28,9 @@ class V1Models:
     @property
     def routes(self) -> Sequence[Route]:
         return [
-            route(rf"{V1_MODEL}/metadata/?", GET=self.metadata),
+            route(rf"{V1_MODEL}/metadata", GET=self.metadata),
             route(V1_MODEL, GET=self.status),
-            route(r"/v1/models/?", GET=self.models),
+            route(r"/v1/models", GET=self.models),
             route(r"/", GET=self.alive),
         ]
 

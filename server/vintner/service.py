@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import BoundedSemaphore, Event, Lock
 from typing import Any
 
@@ -88,11 +88,12 @@ class Service:
         max_concurrent_requests: int = 256,
         control: ModelControl | None = None,
         refresh: Refresh | None = None,
+        request_timeout: float = 0.0,
         regions: Regions | None = None,
         log_settings: LogSettings | None = None,
     ) -> None:
         """Without `refresh` nothing can be reloaded, without `regions` clients may not use shared memory, without
-        `log_settings` there are none."""
+        `log_settings` there are none. `request_timeout` is in seconds; 0 sets no bound."""
         self.regions = regions or Regions()
         self._manager = manager
         self._control = control or ModelControl(manager)
@@ -101,6 +102,7 @@ class Service:
         self._routers = manager.routers
         self._strict = strict_readiness
         self._limit = max_concurrent_requests
+        self._timeout = request_timeout
         self._lock = Lock()
         self._running = 0
         self._stopping = False
@@ -260,6 +262,8 @@ class Service:
         loaded waits for that; one that has waited already, `since` that point in time, not for memory again.
         """
         started = time.monotonic() if since is None else since
+        if self._timeout:
+            request = self._bounded(request, started)
         if request.visit is not None and since is None:
             reply = _witnessed(request, request.visit, reply)
         try:
@@ -298,6 +302,13 @@ class Service:
         except Exception as exc:
             settle(exc)
             return None
+
+    def _bounded(self, request: Request, started: float) -> Request:
+        """The request with the server's own deadline, if that comes before the client's."""
+        deadline = started + self._timeout
+        if request.deadline is not None and request.deadline <= deadline:
+            return request
+        return replace(request, deadline=deadline)
 
     def _observed(self, request: Request, servable: Servable, started: float, reply: Reply) -> Reply:
         """A reply that also tells the router of the model, if it has one, of a request that named no version."""

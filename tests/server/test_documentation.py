@@ -49,7 +49,7 @@ def here(text: str, server: RunningServer) -> str:
     return text.replace(".venv/bin/vintner", f"{sys.executable} -m vintner")
 
 
-PAGES = ("README.md", "docs/streaming.md", "docs/v1.md")
+PAGES = ("README.md", "docs/streaming.md", "docs/v1.md", "docs/rest.md")
 """Whose commands are for the repository that ships."""
 
 

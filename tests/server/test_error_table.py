@@ -86,6 +86,18 @@ REFUSED = {
         Inference(parameters={"triton_x": 1}),
         ["parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."],
     ),
+    "priority that is a word": (
+        Inference(parameters={"priority": "high"}),
+        ["parameter 'priority': expected a whole number of at least 0, got 'high'"],
+    ),
+    "negative time-out": (
+        Inference(parameters={"timeout": -1}),
+        ["parameter 'timeout': expected a whole number of at least 0, got -1"],
+    ),
+    "timing that is a number": (
+        Inference(parameters={"timing": 1}),
+        ["parameter 'timing': expected a boolean, got 1"],
+    ),
     "version that is no number": (Inference(version="newest"), ["'newest'", "'double_fp32'"]),
 }
 
@@ -281,7 +293,7 @@ def test_readiness_and_metadata_of_an_unknown_model_are_not_found(doubling: Runn
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/v1", "/v2/nothing", "/v2/models", "/v2/models//infer", "/v3", "//v2", "/v2/health/live/"]
+    "path", ["/nothing", "/v1", "/v2/nothing", "/v2/models", "/v2/models//infer", "/v3", "//v2", "/v2//"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_an_unknown_route_is_a_404(doubling: RunningServer, method: str, path: str) -> None:
@@ -370,12 +382,6 @@ def test_what_triton_has_and_this_server_has_not_is_unimplemented(
     doubling: RunningServer, inference: Inference, named: str, protocol: str
 ) -> None:
     assert named in refuse(doubling, protocol, inference, "UNIMPLEMENTED").message
-
-
-def test_a_raw_binary_request_is_a_501(doubling: RunningServer) -> None:
-    refusal = rest_refusal(doubling, "POST", Inference().path(), bytes(8), Inference_Header_Content_Length="0")
-    assert refusal.code == "501"
-    assert "raw binary" in refusal.message
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in settings.items():
         write_model(root / name / "1", fake_model(shape=(-1, 2)))
         (root / name / "config.yaml").write_text(text)
+    names = [{"name": name, "datatype": "FP32", "shape": [-1, 2]} for name in ("in0", "in1")]
+    write_model(root / "twins" / "1", {"inputs": names, "outputs": names})
+    (root / "twins" / "config.yaml").write_text("batching: {max_batch_size: 4}\n")
     tensors = [{"name": str(number), "datatype": "FP32", "shape": [1]} for number in range(MANY + 1)]
     write_model(root / "wide" / "1", {"inputs": tensors, "outputs": tensors})
     return root
@@ -137,6 +140,14 @@ def test_binary_tensors_count_towards_the_limit(bounded: RunningServer) -> None:
         text = json.dumps({"inputs": [given], "parameters": {"binary_data_output": True}}).encode()
         headers = {"Inference-Header-Content-Length": str(len(text))}
         assert bounded.request("POST", PLAIN.path(), text + bytes(rows * 8), headers)[0] == expected
+
+
+@pytest.mark.parametrize(("size", "expected"), [(LIMIT - 8, 200), (LIMIT, 200), (LIMIT + 8, 413)])
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_a_raw_request_is_limited_as_any(bounded: RunningServer, size: int, expected: int, coding: str) -> None:
+    sent = gzip.compress(bytes(size)) if coding == "gzip" else bytes(size)
+    headers = {"Inference-Header-Content-Length": "0", "Content-Encoding": coding}
+    assert bounded.request("POST", PLAIN.path(), sent, headers)[0] == expected
 
 
 def test_an_announced_length_above_the_limit_is_a_413_before_anything_was_sent(bounded: RunningServer) -> None:
@@ -229,6 +240,13 @@ def test_a_request_may_have_as_many_rows_as_a_batch(bounded: RunningServer, prot
         assert reply["outputs"][0]["data"] == [2 * value for value in range(rows * 2)]
     refusal = refuse(bounded, protocol, Inference(model="rows", inputs=[rows_of(5)]), "INVALID_ARGUMENT")
     assert "inference request batch-size must be <= 4 for 'rows', got 5" in refusal.message
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_inputs_of_a_batched_model_have_as_many_rows_as_each_other(bounded: RunningServer, protocol: str) -> None:
+    inputs = [Given("in0", shape=(1, 2), data=range(2)), Given("in1", shape=(2, 2), data=range(4))]
+    refusal = refuse(bounded, protocol, Inference(model="twins", inputs=inputs), "INVALID_ARGUMENT")
+    assert "input batch size does not match other inputs" in refusal.message
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

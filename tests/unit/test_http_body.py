@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 from vintner.errors import InvalidArgument, TooLarge
-from vintner.http_body import UnsupportedEncoding, accepted_encoding, compress, read_body
+from vintner.http_body import (
+    SMALLEST_COMPRESSED,
+    ReplyCoding,
+    UnsupportedEncoding,
+    accepted_coding,
+    compress,
+    read_body,
+)
+from vintner.http_server import JSON, error_answer
 
 LIMIT = 1000
 
@@ -67,10 +75,25 @@ def test_a_body_that_ends_early_is_refused() -> None:
     [
         (None, None), ("", None), ("gzip", "gzip"), ("deflate", "deflate"), ("br", None), ("identity", None),
         ("gzip;q=0.5, deflate;q=0.8", "deflate"), ("gzip;q=0", None), ("br, GZIP ; q=0.3", "gzip"), ("gzip;q=x", None),
+        ("deflate, gzip", "deflate"), ("gzip;q=nan", None), ("gzip;q=1e9, deflate", "deflate"), ("gzip;q=-1", None),
+        ("*", "gzip"), ("*;q=0.1", "gzip"), ("gzip;q=0, *", "deflate"), ("gzip;q=0.1, *;q=0.2", "deflate"),
+        ("*;q=0", None), ("identity;q=0.5, gzip;q=0.4", None), ("identity;q=0.5, gzip;q=0.6", "gzip"),
+        ("identity, gzip", "gzip"), ("identity, *;q=0.5", None), ("," * 10_000, None), ("gzip;q=0.5;q=1", None),
     ],
 )  # fmt: skip
 def test_the_reply_is_compressed_as_the_client_prefers(header: str | None, chosen: str | None) -> None:
-    assert accepted_encoding(header) == chosen
+    accepted = accepted_coding(header)
+    assert (accepted and accepted.name) == chosen
+    assert accepted is None or accepted.least == SMALLEST_COMPRESSED
+
+
+@pytest.mark.parametrize("header", ["gzip, identity;q=0", "gzip, *;q=0", "identity;q=0.0, *"])
+def test_a_client_that_refuses_what_is_not_compressed_gets_nothing_so(header: str) -> None:
+    assert accepted_coding(header) == ReplyCoding("gzip", 0)
+
+
+def test_the_error_for_an_unknown_encoding_has_the_header_that_lists_the_known() -> None:
+    assert error_answer(UnsupportedEncoding("x"))[1] == [JSON, ("Accept-Encoding", "gzip, deflate")]
 
 
 def test_what_is_compressed_can_be_read() -> None:

@@ -532,9 +532,8 @@ class TestBinaryRequests:
         assert len(body()) == 76
         assert refusal(body(), header_length).startswith(expected)
 
-    def test_a_raw_binary_request_is_unsupported(self) -> None:
-        with pytest.raises(Unsupported, match="raw binary requests"):
-            decode(b"\0" * 4, "0")
+    def test_a_raw_binary_request_has_no_json(self) -> None:
+        assert json_size("0", 4) == json_size("0", 0) == 0
 
 
 class TestReplies:
