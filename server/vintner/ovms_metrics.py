@@ -19,7 +19,8 @@ from vintner.exposition import (
     NamedCounterMetricFamily,
     label_pairs,
 )
-from vintner.metrics import PROTOCOLS, SECONDS, Histogram, ModelMetrics, Question, RequestMetrics, unhurried
+from vintner.metrics import unhurried
+from vintner.model_metrics import PROTOCOLS, SECONDS, Histogram, ModelMetrics, Question, RequestMetrics
 
 MICROSECONDS: Final = tuple(10 * 9**i // 5**i for i in range(33))
 """Upper bounds of the buckets: 10 * 1.8^i, rounded down."""

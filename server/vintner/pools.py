@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from vintner.backend import Instance, LoadedModel, close_anyway
 from vintner.gains import RunCosts
-from vintner.metrics import PoolState
+from vintner.model_metrics import PoolState
 
 BRIEF: Final = 1e-3
 """Seconds of mean run time below which a hand-over to another thread costs more than it gains."""

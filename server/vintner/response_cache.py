@@ -22,7 +22,7 @@ from typing import Final
 
 import numpy as np
 
-from vintner.metrics import CacheMetrics
+from vintner.model_metrics import CacheMetrics
 from vintner.tensor_bytes import encode_raw
 from vintner.types import Array, Request, Response, Tensor
 

@@ -32,7 +32,7 @@ from vintner.batching import QueueLimits
 from vintner.call import Call, Result, answer
 from vintner.errors import Cancelled, DeadlineExceeded, ModelNotReady, Stopping, VintnerError
 from vintner.execution import Execution, execute
-from vintner.metrics import PoolState, SchedulerMetrics
+from vintner.model_metrics import PoolState, SchedulerMetrics
 from vintner.pools import Opening, Pool, Pools, Slot, let_go
 from vintner.rate_limiter import Claim
 from vintner.recovery import Recovery, Sample, sample_of

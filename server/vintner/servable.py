@@ -17,8 +17,8 @@ from vintner.call import Arrays, Call, Result
 from vintner.decoupled import is_decoupled, let_generate
 from vintner.errors import BackendError, InvalidArgument, LoadError, Unsupported
 from vintner.labels import Labels
-from vintner.metrics import ModelMetrics, PoolState
 from vintner.model_config import BatchingConfig, ModelConfig, QueueConfig
+from vintner.model_metrics import ModelMetrics, PoolState
 from vintner.pools import Pool
 from vintner.queue_policy import QueuePolicy
 from vintner.ragged import boxed

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vintner.metrics import ModelMetrics, Stages
+from vintner.model_metrics import ModelMetrics, Stages
 
 
 def statistics(model: ModelMetrics) -> dict[str, Any]:

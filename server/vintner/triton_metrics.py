@@ -11,7 +11,8 @@ from typing import Final
 
 from vintner.exposition import GaugeMetricFamily, MetricFamily, NamedCounterMetricFamily
 from vintner.host import Host
-from vintner.metrics import ModelMetrics, unhurried
+from vintner.metrics import unhurried
+from vintner.model_metrics import ModelMetrics
 
 REASONS: Final[Mapping[str, str]] = {
     "queue_full": "REJECTED",

@@ -29,7 +29,7 @@ from model_builders import openvino_doubling
 from running_server import RunningServer
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
-from vintner.metrics import OUTCOMES
+from vintner.model_metrics import OUTCOMES
 from vintner.service import CONTROL_THREADS
 
 ROUNDS = 3

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vintner.canary import SLOTS, Counts, Trial, Window, judge
-from vintner.metrics import OUTCOMES
 from vintner.model_config import CanaryConfig
+from vintner.model_metrics import OUTCOMES
 
 
 def canary(**keys: Any) -> CanaryConfig:

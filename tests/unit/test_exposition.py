@@ -20,7 +20,8 @@ from vintner.exposition import (
     exposition,
     label_pairs,
 )
-from vintner.metrics import Histogram, ModelMetrics, PoolState, Registry
+from vintner.metrics import Registry
+from vintner.model_metrics import Histogram, ModelMetrics, PoolState
 
 
 def parsed(*families: MetricFamily) -> dict[str, tuple[str, str, list[Sample]]]:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from vintner.metrics import PROTOCOLS, ModelMetrics, PoolState, Registry
+from vintner.metrics import Registry
+from vintner.model_metrics import PROTOCOLS, ModelMetrics, PoolState
 from vintner.ovms_metrics import INFERENCES, INTERFACES, MICROSECONDS, OvmsMetrics
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vintner.errors import BackendError
-from vintner.metrics import CacheMetrics
+from vintner.model_metrics import CacheMetrics
 from vintner.response_cache import ResponseCache, digest, held_bytes
 from vintner.types import DTYPES, Request, Response, Tensor
 

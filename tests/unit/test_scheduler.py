@@ -16,7 +16,7 @@ from vintner.batcher import Batching
 from vintner.batching import QueueLimits
 from vintner.call import Call, Result
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, QueueFull, QueueTimeout, Stopping
-from vintner.metrics import SchedulerMetrics
+from vintner.model_metrics import SchedulerMetrics
 from vintner.pools import BRIEF, Pool
 from vintner.scheduler import Scheduler
 from vintner.timing import Timing

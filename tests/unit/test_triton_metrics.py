@@ -8,7 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from vintner.exposition import exposition
 from vintner.host import Host
-from vintner.metrics import OUTCOMES, ModelMetrics, Registry
+from vintner.metrics import Registry
+from vintner.model_metrics import OUTCOMES, ModelMetrics
 from vintner.triton_metrics import ALL_REASONS, TritonMetrics
 
 
