@@ -1,4 +1,4 @@
-"""KServe v2's gRPC messages to and from the core's requests and responses.
+"""KServe v2's gRPC messages of inferences, to and from the core's requests and responses.
 
 Knows the messages, not the server. Replies always carry `raw_output_contents`, parallel to `outputs`: it is the only
 form that Triton's and OpenVINO Model Server's clients read.
@@ -11,13 +11,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
-from google.protobuf.json_format import ParseDict
 
-from vintner.control_parameters import FILE, NO_REPOSITORIES, Value
-from vintner.errors import InvalidArgument, TooLarge, Unsupported, nearest
-from vintner.managed_model import IndexEntry
+from vintner.errors import InvalidArgument, TooLarge, nearest
 from vintner.pb import grpc_service_pb2 as pb
-from vintner.service import ModelMetadata, ServerMetadata
 from vintner.shared_memory import Part, Regions
 from vintner.tensor_bytes import check_shape, decode_raw, encode_raw
 from vintner.tensor_parameters import (
@@ -28,7 +24,7 @@ from vintner.tensor_parameters import (
     shared_part,
     store,
 )
-from vintner.types import DTYPES, Array, Parameter, Request, Response, Tensor, TensorSpec, element_count
+from vintner.types import DTYPES, Array, Parameter, Request, Response, Tensor, element_count
 
 CONTENTS: Final[Mapping[str, str]] = {
     "BOOL": "bool_contents",
@@ -340,59 +336,3 @@ def _field(tag: bytes, value: bytes) -> tuple[bytes, bytes, bytes]:
         length >>= 7
     varint.append(length)
     return tag, bytes(varint), value
-
-
-def encode_server_metadata(metadata: ServerMetadata) -> pb.ServerMetadataResponse:
-    return pb.ServerMetadataResponse(name=metadata.name, version=metadata.version, extensions=metadata.extensions)
-
-
-def encode_model_metadata(metadata: ModelMetadata) -> pb.ModelMetadataResponse:
-    return pb.ModelMetadataResponse(
-        name=metadata.name,
-        versions=metadata.versions,
-        platform=metadata.platform,
-        inputs=_tensor_metadata(metadata.inputs),
-        outputs=_tensor_metadata(metadata.outputs),
-    )
-
-
-def _tensor_metadata(specs: Sequence[TensorSpec]) -> list[pb.ModelMetadataResponse.TensorMetadata]:
-    return [
-        pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-        for spec in specs
-    ]
-
-
-def encode_statistics(document: dict[str, Any]) -> pb.ModelStatisticsResponse:
-    return ParseDict(document, pb.ModelStatisticsResponse())
-
-
-def encode_model_config(document: dict[str, Any]) -> pb.ModelConfigResponse:
-    return ParseDict({"config": document}, pb.ModelConfigResponse())
-
-
-def encode_index(entries: Sequence[IndexEntry]) -> pb.RepositoryIndexResponse:
-    index = pb.RepositoryIndexResponse.ModelIndex
-    return pb.RepositoryIndexResponse(
-        models=[index(name=e.name, version=e.version, state=e.state or "", reason=e.reason) for e in entries]
-    )
-
-
-def decode_control(message: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> dict[str, Value]:
-    """The parameters of a load or an unload. Raises InvalidArgument for one without a value, and for files as text."""
-    values: dict[str, Value] = {}
-    for name, parameter in message.parameters.items():
-        kind = parameter.WhichOneof("parameter_choice")
-        if kind is None:
-            raise InvalidArgument(f"parameter '{name}' has no value")
-        if name.startswith(FILE) and kind != "bytes_param":
-            raise InvalidArgument(f"parameter '{name}' must be the content of a file, in bytes_param")
-        values[name] = getattr(parameter, kind)
-    return values
-
-
-def controlled_model(message: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:
-    """KServe's messages have the model's name where Triton's have the repository's. Raises Unsupported for both."""
-    if message.model_name and message.repository_name:
-        raise Unsupported(NO_REPOSITORIES)
-    return message.model_name or message.repository_name

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from vintner import grpc_codec as codec
-from vintner import grpc_settings, server_reflection
+from vintner import grpc_control, grpc_metadata, grpc_settings, server_reflection
 from vintner.control_parameters import NO_REPOSITORIES
 from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, Unsupported, VintnerError
 from vintner.executor import LeanExecutor
@@ -205,30 +205,30 @@ class _Handlers:
         return pb.ModelReadyResponse(ready=True)
 
     def server_metadata(self, request: pb.ServerMetadataRequest, context: Any) -> Message:
-        return codec.encode_server_metadata(self._service.server_metadata())
+        return grpc_metadata.encode_server_metadata(self._service.server_metadata())
 
     def model_metadata(self, request: pb.ModelMetadataRequest, context: Any) -> Message:
-        return codec.encode_model_metadata(self._service.model_metadata(request.name, request.version, "grpc"))
+        return grpc_metadata.encode_model_metadata(self._service.model_metadata(request.name, request.version, "grpc"))
 
     def model_statistics(self, request: pb.ModelStatisticsRequest, context: Any) -> Message:
-        return codec.encode_statistics(self._service.statistics(request.name, request.version))
+        return grpc_metadata.encode_statistics(self._service.statistics(request.name, request.version))
 
     def model_config(self, request: pb.ModelConfigRequest, context: Any) -> Message:
-        return codec.encode_model_config(self._service.model_config(request.name, request.version))
+        return grpc_metadata.encode_model_config(self._service.model_config(request.name, request.version))
 
     def repository_index(self, request: pb.RepositoryIndexRequest, context: Any) -> Message:
         if request.repository_name:
             raise Unsupported(NO_REPOSITORIES)
-        return codec.encode_index(self._service.repository_index(request.ready))
+        return grpc_control.encode_index(self._service.repository_index(request.ready))
 
     def load(self, request: pb.RepositoryModelLoadRequest, context: Any) -> Message:
         with self._service.one_control_call():
-            self._service.load_model(codec.controlled_model(request), codec.decode_control(request))
+            self._service.load_model(grpc_control.controlled_model(request), grpc_control.decode_control(request))
         return pb.RepositoryModelLoadResponse()
 
     def unload(self, request: pb.RepositoryModelUnloadRequest, context: Any) -> Message:
         with self._service.one_control_call():
-            self._service.unload_model(codec.controlled_model(request), codec.decode_control(request))
+            self._service.unload_model(grpc_control.controlled_model(request), grpc_control.decode_control(request))
         return pb.RepositoryModelUnloadResponse()
 
     def log_settings(self, request: pb.LogSettingsRequest, context: Any) -> Message:
