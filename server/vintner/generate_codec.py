@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from vintner.errors import InvalidArgument
-from vintner.json_text import DEFAULT_LIMITS, JsonLimits, parse
+from vintner.json_text import DEFAULT_LIMITS, JsonLimits, parse_object
 from vintner.tensor_json import decode_data, encode_data, literal, spell_non_finite
 from vintner.types import Parameter, Request, Response, Tensor, TensorSpec
 
@@ -41,9 +41,7 @@ class GenerateInputs:
 
 def decode_generate(text: bytes, model_name: str, model_version: str, limits: JsonLimits = DEFAULT_LIMITS) -> Request:
     """The request, whose inputs are yet to be told from its parameters. Raises InvalidArgument."""
-    document = parse(text, limits)
-    if type(document) is not dict:
-        raise InvalidArgument("the request body must be a JSON object")
+    document = parse_object(text, limits)
     given = document.get("id", "")
     request_id = given if type(given) is str else ""  # an input may have that name
     return Request(model_name, model_version, {}, (), request_id, untyped=GenerateInputs(document, len(text)))

@@ -14,7 +14,7 @@ import orjson
 
 from vintner.control_parameters import FILE, Value
 from vintner.errors import InvalidArgument
-from vintner.json_text import parse
+from vintner.json_text import parse_object
 from vintner.managed_model import IndexEntry
 
 
@@ -60,10 +60,7 @@ def _decoded(name: str, text: Any) -> bytes:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    document = parse(body) if body.strip() else {}
-    if not isinstance(document, dict):
-        raise InvalidArgument("the body must be a JSON object")
-    return document
+    return parse_object(body) if body.strip() else {}
 
 
 def largest_body(max_upload_bytes: int, max_request_bytes: int) -> int:

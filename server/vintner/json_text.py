@@ -68,6 +68,19 @@ def check_limits(document: Any, limits: JsonLimits) -> None:
         level = below
 
 
+def parse_object(
+    text: bytes | memoryview,
+    limits: JsonLimits = DEFAULT_LIMITS,
+    measured: Callable[[Any], Any] = _whole,
+    refusal: str = "the request body must be a JSON object",
+) -> dict[str, Any]:
+    """As `parse`; a document of another kind is InvalidArgument too, with `refusal`."""
+    document = parse(text, limits, measured)
+    if type(document) is not dict:
+        raise InvalidArgument(refusal)
+    return document
+
+
 def _members(container: dict[str, Any] | list[Any], limits: JsonLimits) -> Iterable[Any]:
     if isinstance(container, list):
         return container

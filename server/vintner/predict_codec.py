@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from vintner.errors import InvalidArgument, nearest
-from vintner.json_text import DEFAULT_LIMITS, JsonLimits, parse
+from vintner.json_text import DEFAULT_LIMITS, JsonLimits, parse_object
 from vintner.tensor_bytes import check_shape
 from vintner.tensor_json import convert, spell_non_finite, unnest
 from vintner.types import DTYPES, Array, Request, Response, Tensor, TensorSpec, bf16_to_fp32
@@ -99,9 +99,7 @@ class PredictInputs:
 
 def decode_predict(text: bytes, model_name: str, limits: JsonLimits = DEFAULT_LIMITS) -> PredictInputs:
     """Reads the body of a `predict` request. Raises InvalidArgument."""
-    document = parse(text, limits, _without_values)
-    if type(document) is not dict:
-        raise InvalidArgument("the request body must be a JSON object")
+    document = parse_object(text, limits, _without_values)
     if ("instances" in document) == ("inputs" in document):
         raise InvalidArgument(
             "Invalid JSON structure. Could not detect row or column format: expected either 'instances' or 'inputs'"

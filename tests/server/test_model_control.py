@@ -437,7 +437,7 @@ def test_faulty_parameters_are_an_invalid_argument(shared: RunningServer, fault:
 
 BODIES: dict[str, tuple[Any, str]] = {
     "half a document": (b"{", "malformed JSON"),
-    "an array": ([], "the body must be a JSON object"),
+    "an array": ([], "the request body must be a JSON object"),
     "parameters that are an array": ({"parameters": []}, "'parameters' of the request must be an object"),
     "a parameter that is null": ({"parameters": {"config": None}}, "parameter 'config' must be a boolean, an integer"),
     "a parameter that is an array": ({"parameters": {"traffic": []}}, "parameter 'traffic' must be a boolean, an int"),
