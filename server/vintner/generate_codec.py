@@ -16,6 +16,7 @@ import orjson
 
 from vintner.errors import InvalidArgument
 from vintner.json_text import DEFAULT_LIMITS, JsonLimits, parse_object
+from vintner.request_parameters import check_key
 from vintner.tensor_json import decode_data, encode_data, literal, spell_non_finite
 from vintner.types import Parameter, Request, Response, Tensor, TensorSpec
 
@@ -64,10 +65,7 @@ def _flat(document: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> dict[
 
 
 def _parameter(name: str, value: Any) -> Parameter:
-    if name.startswith("triton_"):
-        raise InvalidArgument(
-            "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
-        )
+    check_key(name)
     if isinstance(value, (bool, int, float, str)):
         return value
     raise InvalidArgument(

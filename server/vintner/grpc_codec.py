@@ -14,6 +14,7 @@ import numpy as np
 
 from vintner.errors import InvalidArgument, TooLarge, nearest
 from vintner.pb import grpc_service_pb2 as pb
+from vintner.request_parameters import check_key
 from vintner.shared_memory import Part, Regions
 from vintner.tensor_bytes import check_shape, decode_raw, encode_raw
 from vintner.tensor_parameters import (
@@ -66,6 +67,9 @@ _RAW: Final = _tag("raw_output_contents")
 NO_REGIONS: Final = Regions()
 """Where shared memory is not allowed."""
 NO_PLACES: Final[Mapping[str, Part]] = {}
+
+EMPTY_FINAL: Final = "triton_enable_empty_final_response"
+"""The parameter of a request that wants the end of a decoupled model's responses told."""
 
 _INFER_RESPONSE: Final = bytes(
     [pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number << 3 | _LENGTH_DELIMITED]
@@ -247,11 +251,8 @@ def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
 def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
     decoded: dict[str, Parameter] = {}
     for key, value in parameters.items():
-        if key.startswith("triton_") and key != "triton_enable_empty_final_response":
-            raise InvalidArgument(
-                f"parameter '{key}': parameter keys starting with 'triton_' are reserved for Triton usage and should"
-                " not be specified."
-            )
+        if key != EMPTY_FINAL:
+            check_key(key)
         kind = value.WhichOneof("parameter_choice")
         if kind is None:
             raise InvalidArgument(f"parameter '{key}' has no value")

@@ -16,6 +16,7 @@ import orjson
 
 from vintner.errors import InvalidArgument
 from vintner.json_text import DEFAULT_LIMITS, JsonLimits, parse
+from vintner.request_parameters import check_key
 from vintner.shared_memory import Part, Regions
 from vintner.tensor_bytes import decode_raw, raw_view
 from vintner.tensor_json import decode_data, encode_data, spell_non_finite
@@ -285,10 +286,7 @@ def _decode_parameters(document: dict[str, Any]) -> tuple[dict[str, Parameter], 
     """The request's parameters for the core, and `binary_data_output`, which is not among them."""
     parameters = _required(document, "parameters", dict, "request")
     for key, value in parameters.items():
-        if key.startswith("triton_"):
-            raise InvalidArgument(
-                "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
-            )
+        check_key(key)
         if type(value) not in (bool, int, float, str):
             raise InvalidArgument(f"parameter '{key}' must be a boolean, a number or a string")
     if "binary_data_output" not in parameters:

@@ -384,7 +384,8 @@ class TestRequests:
             ({"parameters": {"a": None}}, "parameter 'a' must be a boolean, a number or a string"),
             (
                 {"parameters": {"triton_x": 1}},
-                "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified.",
+                "parameter 'triton_x': parameter keys starting with 'triton_' are reserved for Triton usage and should"
+                " not be specified.",
             ),
             (
                 {"parameters": {"binary_data_output": 1}},
