@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from vintner.errors import VintnerError
+from vintner.errors import outcome_of
 from vintner.logs import ACCESS
 from vintner.timing import Timing
 from vintner.types import Response
@@ -58,7 +58,7 @@ class Visit:
             if isinstance(result, Response):
                 self.version, self.outcome = result.model_version, "ok"
             else:
-                self.outcome = result.outcome if isinstance(result, VintnerError) else "internal"
+                self.outcome = outcome_of(result)
             reply(result)
 
         return noting

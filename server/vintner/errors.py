@@ -169,6 +169,11 @@ class LoadError(OperatorError):
     """A model version could not be loaded; the text is the reason that the index shows."""
 
 
+def outcome_of(error: Exception) -> str:
+    """Its label in the metrics, whatever it is: what was not raised on purpose is a bug of ours."""
+    return error.outcome if isinstance(error, VintnerError) else VintnerError.outcome
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a message about an unknown name: `; did you mean 'x'?`, or the list of what there is."""
     choices = sorted(known)

@@ -17,7 +17,7 @@ from vintner import __version__, ovms_view, statistics, trace_settings, triton_v
 from vintner.access_log import Visit, bounded
 from vintner.classification import check_classes, classifying
 from vintner.control_parameters import Value
-from vintner.errors import Internal, InvalidArgument, ModelNotReady, QueueFull, Unsupported, VintnerError
+from vintner.errors import Internal, InvalidArgument, ModelNotReady, QueueFull, Unsupported, VintnerError, outcome_of
 from vintner.log_settings import LogSettings, Setting
 from vintner.managed_model import IndexEntry
 from vintner.manager import AwaitLoad, Manager
@@ -418,9 +418,7 @@ class Service:
 
 
 def _outcome(result: Response | Exception) -> str:
-    if isinstance(result, Response):
-        return "ok"
-    return result.outcome if isinstance(result, VintnerError) else "internal"
+    return "ok" if isinstance(result, Response) else outcome_of(result)
 
 
 def _witnessed(request: Request, visit: Visit, reply: Reply) -> Reply:

@@ -21,7 +21,7 @@ from threading import Lock
 from typing import Any, Final, Protocol
 
 from vintner.drift import Drift, differences
-from vintner.errors import Cancelled, Stopping, VintnerError
+from vintner.errors import Cancelled, Stopping, outcome_of
 from vintner.response_cache import STEERING
 from vintner.servable import Servable
 from vintner.traffic import SILVER, Points
@@ -168,7 +168,7 @@ class Shadow:
                 self._skip("not_ready")
             elif isinstance(result, Exception):
                 logger.debug("a copy for version %s of '%s' failed: %s", self.version, copy.request.model_name, result)
-                self._count(copy, result.outcome if isinstance(result, VintnerError) else "internal")
+                self._count(copy, outcome_of(result))
             else:
                 self._count(copy, "ok", result)
         finally:
