@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -25,9 +24,7 @@ from vintner.backend import Backends
 from vintner.config import ServerConfig
 from vintner.cores import available_cores
 from vintner.errors import ConfigError
-from vintner.grpc_connections import ConnectionSettings
 from vintner.host import Host
-from vintner.json_text import JsonLimits
 from vintner.log_settings import LogSettings
 from vintner.manager import Admission, Manager
 from vintner.model_control import ModelControl
@@ -35,7 +32,7 @@ from vintner.model_source import Scan
 from vintner.ovms_file import OvmsFile
 from vintner.ovms_metrics import OvmsMetrics
 from vintner.response_cache import ResponseCache
-from vintner.service import CONTROL_THREADS, MOST_STREAMS, Service
+from vintner.service import Service
 from vintner.shared_memory import Regions
 from vintner.tracking import Repository
 from vintner.triton_metrics import TritonMetrics
@@ -43,8 +40,7 @@ from vintner.uploads import Uploads
 from vintner.watching import Watcher
 
 if TYPE_CHECKING:
-    from vintner.grpc_server import GrpcServer
-    from vintner.http_transport import Handler, HttpTransport
+    from vintner.front_ends import FrontEnds
 
 logger = logging.getLogger(__name__)
 
@@ -124,11 +120,7 @@ class _Server:
 
     def __init__(self, config: ServerConfig) -> None:
         os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
-        from vintner.grpc_server import GrpcServer
-        from vintner.http_access_log import logged
-        from vintner.http_routes import metrics_routes, routes
-        from vintner.http_server import HttpFrontEnd
-        from vintner.http_transport import HttpTransport
+        from vintner.front_ends import FrontEnds
 
         _check_control(config)
         self._config = config
@@ -159,42 +151,7 @@ class _Server:
             regions=Regions(config.allow_client_shm, _spare_descriptors(), config.max_message_bytes),
             log_settings=LogSettings(logs.Switches.of(config.log_level), logs.switch),
         )
-        upload = config.max_upload_bytes if self._uploads else 0
-        observed: Callable[[Handler], Handler] = logged if config.access_log else lambda handler: handler
-        table = routes(
-            self._service,
-            config.max_request_bytes,
-            config.max_concurrent_requests,
-            upload,
-            JsonLimits(config.max_json_nesting, config.max_json_keys, config.max_json_outputs),
-            documented=config.http_docs,
-        )
-        self._http: HttpTransport = HttpTransport(
-            observed(HttpFrontEnd(table)),
-            host=config.host,
-            port=config.http_port,
-            threads=config.max_concurrent_requests + CONTROL_THREADS + MOST_STREAMS,
-            purpose="REST",
-            header_seconds=config.http_header_timeout_seconds,
-            body_seconds=config.http_body_timeout_seconds,
-        )
-        self._metrics: HttpTransport = HttpTransport(
-            observed(HttpFrontEnd(metrics_routes(self._service))),
-            host=config.host,
-            port=config.metrics_port,
-            threads=2,
-            purpose="metrics",
-        )
-        self._grpc: GrpcServer = GrpcServer(
-            self._service,
-            host=config.host,
-            port=config.grpc_port,
-            max_message_bytes=config.max_message_bytes,
-            max_concurrent_requests=config.max_concurrent_requests,
-            fast_path=config.grpc_fast_path,
-            connections=_connections(config),
-            access_log=config.access_log,
-        )
+        self._front_ends: FrontEnds = FrontEnds(config, self._service)
 
     def _reload(self) -> Scan:
         """An operator's word: what is there now is wanted, in every mode."""
@@ -204,11 +161,9 @@ class _Server:
 
     def start(self, settled: Callable[[], None]) -> None:
         """Starts to answer, not ready yet. `settled` is called when every model has been loaded or has failed."""
-        self._manager.subscribe(self._grpc.announce_readiness)
+        self._manager.subscribe(self._front_ends.announce_readiness)
         self._manager.subscribe(lambda: settled() if self._manager.settled.is_set() else None)
-        self._http.start()
-        self._metrics.start()
-        self._grpc.start()
+        self._front_ends.start()
         if self._config.model_control == "poll":
             self._watcher.start()
         else:
@@ -216,11 +171,9 @@ class _Server:
 
     def report(self) -> None:
         """The one line on standard output that says what was bound."""
-        host = self._config.host
-        bound = f"http={host}:{self._http.port} grpc={host}:{self._grpc.port} metrics={host}:{self._metrics.port}"
         reasons = self._service.readiness()
         state = "ready" if not reasons else "NOT ready"
-        print(f"vintner {__version__} {state} {bound}", flush=True)
+        print(f"vintner {__version__} {state} {self._front_ends.bound}", flush=True)
         for reason in reasons:
             logger.warning("the server is not ready: %s", reason)
         if not reasons:
@@ -230,17 +183,12 @@ class _Server:
         """False if work was still running when the time was up."""
         self._service.announce_stop()
         self._watcher.stop()
-        self._grpc.announce_readiness()
+        self._front_ends.announce_readiness()
         logger.info("stopping: no longer ready, serving for another %g s", self._config.drain_seconds)
         time.sleep(self._config.drain_seconds)
         deadline = time.monotonic() + self._config.exit_timeout_seconds
         self._service.refuse_waiting(deadline - min(TO_ANSWER, self._config.exit_timeout_seconds / 2))
-        finished = _all_within(
-            deadline,
-            self._http.stop,
-            self._metrics.stop,
-            lambda: self._grpc.stop(max(0.0, deadline - time.monotonic())),
-        )
+        finished = self._front_ends.stop(deadline)
         finished = self._manager.stop(max(0.0, deadline - time.monotonic())) and finished
         if self._uploads:
             self._uploads.close()
@@ -258,19 +206,6 @@ def _check_control(config: ServerConfig) -> None:
         raise ConfigError("--upload-dir needs --allow-model-upload")
     if "*" in config.load_model and len(config.load_model) > 1:
         raise ConfigError(f"--load-model: '*' means all models and has to be alone, got {', '.join(config.load_model)}")
-
-
-def _connections(config: ServerConfig) -> ConnectionSettings:
-    return ConnectionSettings(
-        response_compression=config.grpc_response_compression,
-        keepalive=config.grpc_keepalive_seconds,
-        keepalive_timeout=config.grpc_keepalive_timeout_seconds,
-        keepalive_without_calls=config.grpc_keepalive_permit_without_calls,
-        min_ping_interval=config.grpc_min_ping_interval_seconds,
-        max_ping_strikes=config.grpc_max_ping_strikes,
-        max_age=config.grpc_max_connection_age_seconds,
-        max_age_grace=config.grpc_max_connection_age_grace_seconds,
-    )
 
 
 def _chosen(names: Collection[str]) -> Collection[str] | None:
@@ -305,16 +240,6 @@ def _uploads(config: ServerConfig) -> Uploads | None:
 def _spare_descriptors() -> int:
     """Half of those that the process may open: the other half is for connections and files."""
     return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], MOST_DESCRIPTORS) // 2
-
-
-def _all_within(deadline: float, *stops: Callable[[], None]) -> bool:
-    """Runs the functions side by side. False if one had not returned by the deadline."""
-    threads = [Thread(target=stop, daemon=True) for stop in stops]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return not any(thread.is_alive() for thread in threads)
 
 
 def _by_name(resources: Sequence[tuple[str, int]]) -> dict[str, int]:

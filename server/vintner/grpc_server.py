@@ -28,7 +28,7 @@ from vintner.grpc_headings import Headings
 from vintner.grpc_shared_memory import SharedMemory
 from vintner.grpc_stream import InferStream, Streams
 from vintner.pb import grpc_service_pb2 as pb
-from vintner.service import CONTROL_THREADS, MOST_STREAMS, Service
+from vintner.service import Service
 from vintner.shared_memory import Part
 from vintner.turns import Turn
 from vintner.types import Cancellation, Request, Response
@@ -80,8 +80,8 @@ class GrpcServer:
         *,
         host: str,
         port: int,
+        threads: int,
         max_message_bytes: int,
-        max_concurrent_requests: int,
         fast_path: FastPathUse = "auto",
         connections: ConnectionSettings = THE_CORES,
         access_log: bool = False,
@@ -89,7 +89,6 @@ class GrpcServer:
         """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound."""
         self._service = service
         self._handlers = handlers = _Handlers(service, access_log)
-        threads = max_concurrent_requests + CONTROL_THREADS + MOST_STREAMS
         self._executor = LeanExecutor(threads, "vintner-grpc")
         self._server = grpc.server(
             self._executor,
