@@ -552,7 +552,7 @@ def test_a_request_that_waited_too_long_for_a_load_is_let_go_of(world: World) ->
     world.settle()
     begun, gate = held(world, "m")
     kept: list[weakref.ref[Any]] = []
-    parking = world.service._parking
+    parking = world.service._inferences._parking
     park = parking.park
 
     def remember(request: Any, *args: Any) -> Any:
