@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 from running_server import RunningServer
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from waiting import wait_until
 
 PROTOCOLS = ("grpc", "rest")
 WAIT = 30.0
@@ -195,16 +196,6 @@ class Background(threading.Thread):
         self.join(WAIT)
         assert not self.is_alive(), "no answer"
         return self._result
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Asks again and again: the server is another process, which has no event to wait for."""
-    pause = threading.Event()
-    for _ in range(2000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it never came about")
 
 
 def wait_for_queued(server: RunningServer, model: str, *, running: int, waiting: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -42,13 +40,3 @@ def infer(scheduler: Scheduler, request: Asked) -> list[float]:
     if turn:
         turn.run()
     return request.future.result(WAIT)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """For states that a thread reaches just before it blocks, and so cannot announce."""
-    pause = threading.Event()
-    for _ in range(int(WAIT * 1000)):
-        if condition():
-            return
-        pause.wait(0.001)
-    raise AssertionError("the condition was not reached")

@@ -8,6 +8,7 @@ from queue import Empty, SimpleQueue
 
 import pytest
 from vintner.poller import NothingReady, Poller, PollingEnded, Turn
+from waiting import wait_until
 
 WAIT = 10.0
 
@@ -68,15 +69,6 @@ def names() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("test")]
 
 
-def until(true: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(int(WAIT * 1000)):
-        if true():
-            return
-        pause.wait(0.001)
-    raise AssertionError("never")
-
-
 @pytest.fixture
 def events() -> Iterator[Events]:
     """Those of a poller that runs, and that leaves no thread behind."""
@@ -84,7 +76,7 @@ def events() -> Iterator[Events]:
     Poller(events.poll, name="test").start()
     yield events
     events.end()
-    until(lambda: names() == [])
+    wait_until(lambda: names() == [])
 
 
 def test_events_without_work_are_taken(events: Events) -> None:
@@ -100,7 +92,7 @@ def test_work_is_put_off_until_what_is_ready_has_been_taken(events: Events) -> N
     left: list[int] = []
     events.put(blocking)
     assert second.done.wait(WAIT)
-    until(lambda: len(left) == 2)
+    wait_until(lambda: len(left) == 2)
     assert left == [0, 0]
 
 
@@ -117,7 +109,7 @@ def test_work_is_not_put_off_for_ever_by_further_events() -> None:
     Poller(poll, name="test").start()
     assert work.done.wait(WAIT)
     over.set()
-    until(lambda: names() == [])
+    wait_until(lambda: names() == [])
 
 
 def test_a_turn_of_several_steps_is_polled_between(events: Events) -> None:
@@ -158,7 +150,7 @@ def test_another_thread_polls_when_brief_work_does_not_come_back(events: Events)
     assert not stuck.done.is_set()
     go.set()
     assert stuck.passed_on.wait(WAIT), "what is left of the late turn has to be run by somebody"
-    until(lambda: names().count("test") == 1)
+    wait_until(lambda: names().count("test") == 1)
 
 
 def test_work_that_waited_behind_a_stuck_turn_is_run(events: Events) -> None:
@@ -175,6 +167,6 @@ def test_every_turn_is_run_to_its_end_once_whatever_gets_stuck(events: Events) -
     turns = [Work(lambda n=n: pause.wait(0.12 if n % 40 == 0 else 0) and None, steps=1 + n % 3) for n in range(200)]  # type: ignore[misc]
     for turn in turns:
         events.put(turn)
-    until(lambda: all(turn.done.is_set() or turn.passed_on.is_set() for turn in turns))
+    wait_until(lambda: all(turn.done.is_set() or turn.passed_on.is_set() for turn in turns))
     for number, turn in enumerate(turns):
         assert turn.passed_on.is_set() or len(turn.threads) == 1 + number % 3

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scheduler_calls import WAIT, wait_until
+from scheduler_calls import WAIT
 from vintner.batcher import Batching
 from vintner.call import Call, Result
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, LoadError, Stopping
@@ -21,6 +21,7 @@ from vintner.scheduler import Health, Scheduler
 from vintner.turns import Threads
 from vintner.turnstile import Turnstiles
 from vintner.types import Array, Cancellation
+from waiting import wait_until
 
 ONE = {"gpu": 1}
 

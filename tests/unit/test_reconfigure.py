@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backend import FakeBackend, FakeModel, fake_model
-from scheduler_calls import WAIT, wait_until
+from scheduler_calls import WAIT
 from vintner.backend import LoadSpec
 from vintner.errors import BackendError, DeadlineExceeded, InvalidArgument, QueueFull, QueueTimeout
 from vintner.exposition import label_pairs
@@ -21,6 +21,7 @@ from vintner.response_cache import ResponseCache
 from vintner.servable import Servable
 from vintner.triton_view import model_config
 from vintner.types import Request, Response, Tensor
+from waiting import wait_until
 
 RELOADED: Mapping[str, tuple[Any, Any]] = {
     "name": ("a", "b"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scheduler_calls import WAIT, Asked, call, infer, wait_until
+from scheduler_calls import WAIT, Asked, call, infer
 from vintner import recovery
 from vintner.batcher import Batching
 from vintner.call import Call
@@ -16,6 +16,7 @@ from vintner.errors import BackendError, DeadlineExceeded, InvalidArgument, Mode
 from vintner.pools import Pool
 from vintner.scheduler import Health, Scheduler
 from vintner.types import Array, TensorSpec
+from waiting import wait_until
 
 
 class Machine:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from vintner.router import Router
 from vintner.service import Service
 from vintner.shadow import MOST_COPIES, Shadow
 from vintner.types import Cancellation, Request, Response, Tensor
+from waiting import wait_until
 
 WAIT = 10.0
 
@@ -81,15 +82,6 @@ class World:
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         values = [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
         return sum(values) if values else None
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(1000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it never came about")
 
 
 @pytest.fixture

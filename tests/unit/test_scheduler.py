@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scheduler_calls import WAIT, Asked, call, infer, wait_until
+from scheduler_calls import WAIT, Asked, call, infer
 from vintner.batcher import Batching
 from vintner.batching import QueueLimits
 from vintner.call import Call, Result
@@ -21,6 +21,7 @@ from vintner.pools import BRIEF, Pool
 from vintner.scheduler import Scheduler
 from vintner.timing import Timing
 from vintner.types import Array, Cancellation
+from waiting import wait_until
 
 
 class Gated:
