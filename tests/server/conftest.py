@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_backend import fake_model, write_model
 from held_backend import install
-from running_server import RunningServer, start_server
+from running_server import ROOT, RunningServer, start_server
 
 DATATYPES = (
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
@@ -55,5 +55,13 @@ def doubling(tmp_path_factory: pytest.TempPathFactory, third_party: dict[str, st
     write_model(root / "pair" / "3", pair)
     (root / "pair" / "config.yaml").write_text("version_policy: all\n")
     server = start_server(root, root.parent / "doubling.log", "--max-request-bytes=1MiB", env=third_party)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server of the repository that ships, `model_repository/`."""
+    server = start_server(ROOT / "model_repository", tmp_path_factory.mktemp("shipped") / "log")
     yield server
     server.kill()

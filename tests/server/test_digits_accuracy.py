@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +12,9 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from digits_data import held_out
-from running_server import RunningServer, start_server
+from running_server import ROOT, RunningServer
 
-MODELS = Path(__file__).resolve().parents[2] / "model_repository"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    running = start_server(MODELS, tmp_path_factory.mktemp("digits") / "log")
-    yield running
-    running.kill()
+MODELS = ROOT / "model_repository"
 
 
 def in_process(model: str, version: str, images: Any) -> Any:
@@ -53,13 +44,13 @@ def over_rest(server: RunningServer, model: str, version: str, images: Any) -> A
     ("model", "version", "least"), [("digits", "1", 0.9), ("digits", "2", 0.97), ("digits_onnx", "1", 0.97)]
 )
 def test_scores_and_accuracy_are_the_runtimes(
-    server: RunningServer, infer: Any, model: str, version: str, least: float
+    shipped: RunningServer, infer: Any, model: str, version: str, least: float
 ) -> None:
     images, labels = held_out()
     expected = in_process(model, version, images)
     with ThreadPoolExecutor(16) as clients:
         # A picture a request, many at once: whatever batches they are stacked into, each gets its own scores.
-        parts = clients.map(lambda image: infer(server, model, version, image[np.newaxis]), images)
+        parts = clients.map(lambda image: infer(shipped, model, version, image[np.newaxis]), images)
         scores = np.concatenate(list(parts))
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     accuracy = float((scores.argmax(axis=1) == labels).mean())

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 from infer_calls import wait_until
-from running_server import RunningServer, start_server
+from running_server import ROOT, RunningServer, start_server
 from vintner.model_config import parse_model_config
 from vintner.triton_config import read_triton_config
 
-ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -34,13 +33,6 @@ def commands(document: str = "README.md") -> Iterator[tuple[str, str]]:
             for shown in text.split("$ ")[1:]:
                 command, _, output = shown.partition("\n")
                 yield command, output
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    server = start_server(ROOT / "model_repository", tmp_path_factory.mktemp("shipped") / "log")
-    yield server
-    server.kill()
 
 
 def here(text: str, server: RunningServer) -> str:
