@@ -24,8 +24,6 @@ CONFIG_FILES: Final = ("config.yaml", "config.pbtxt", "config.yml")
 WARMUP: Final = "warmup"
 VERSION: Final = re.compile(r"[1-9][0-9]*", re.ASCII)
 """A leading zero makes no version, or 1 and 01 would be the same one."""
-TRITON_DIRECTORIES: Final = frozenset({WARMUP, "initial_state", "configs"})
-"""What Triton keeps beside the versions of a model."""
 READ: Final = frozenset({*CONFIG_FILES, WARMUP, MARKER})
 """What is looked at beside the versions of a model."""
 NANOSECOND: Final = 1e-9

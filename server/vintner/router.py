@@ -35,7 +35,6 @@ class Router:
         self._executor = executor
         self._lock = Lock()
         self._points = Points()
-        self._canary: CanaryConfig | None = None
         self._canary_version = ""
         self._share = 0.0
         self._trial: Trial | None = None
@@ -71,7 +70,6 @@ class Router:
         if trial_of == self._trial_of and self._trial is not None:
             return
         self._trial_of = trial_of
-        self._canary = canary
         self._canary_version = str(canary.version) if canary is not None else ""
         self._trial = Trial(canary) if canary is not None else None
         self._share = canary.percent / 100 if canary is not None else 0.0
