@@ -116,7 +116,7 @@ def hold_up(server: RunningServer, count: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("path", [PLAIN.path(), "/v2/repository/index"])
 def test_slow_bodies_hold_no_places(hasty: RunningServer, path: str) -> None:
-    """More of them than are read at the same time, and than the server has threads, each a byte now and then."""
+    """More of them than are read at the same time, each a byte now and then."""
     connections = [connect(hasty) for _ in range(60)]
     for connection in connections:
         connection.sendall(f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n{{".encode())
@@ -129,7 +129,8 @@ def test_slow_bodies_hold_no_places(hasty: RunningServer, path: str) -> None:
             connections.remove(connection)
             connection.close()
         for connection in connections:
-            connection.sendall(b" ")
+            with suppress(OSError):  # it has been answered, and closed, a moment ago
+                connection.sendall(b" ")
     assert set(replies) <= {b"HTTP/1.1 408", b"HTTP/1.1 503"}
     assert replies.count(b"HTTP/1.1 408") >= 4
     assert hasty.request("GET", "/v2/health/live")[0] == 200
