@@ -122,7 +122,7 @@ class _Server:
         os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
         from vintner.front_ends import FrontEnds
 
-        _check_control(config)
+        _check_dependencies(config)
         self._config = config
         backends = Backends()
         repository = _repository(config, backends)
@@ -195,7 +195,7 @@ class _Server:
         return finished
 
 
-def _check_control(config: ServerConfig) -> None:
+def _check_dependencies(config: ServerConfig) -> None:
     """Raises ConfigError for options that need another one to have an effect."""
     for flag, given in (("--load-model", config.load_model), ("--allow-model-upload", config.allow_model_upload)):
         if given and config.model_control != "explicit":
