@@ -30,6 +30,7 @@ from vintner.exposition import (
     exposition,
     label_pairs,
 )
+from vintner.response_metrics import ResponseMetrics
 
 SECONDS: Final = (
     50e-6, 100e-6, 250e-6, 500e-6,
@@ -245,6 +246,8 @@ class ModelMetrics:
         """Bytes that the version is expected to take."""
         self.scheduler = SchedulerMetrics()
         self.cache = CacheMetrics()
+        self.responses = ResponseMetrics()
+        """Of a decoupled model."""
         self.requests: Mapping[str, RequestMetrics] = {protocol: RequestMetrics() for protocol in PROTOCOLS}
 
     def tag(self, tags: Mapping[str, str]) -> None:

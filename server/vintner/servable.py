@@ -266,7 +266,7 @@ class Servable:
 
         call = self._call(request, done)
         if respond is not None and self.decoupled:
-            let_generate(call, request.parameters, self._responding(request, respond))
+            let_generate(call, request.parameters, self._responding(request, respond), self.metrics.responses)
         call.timing = timing
         cache = self._cache
         if cache is not None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as triton_grpc_aio
+import tritonclient.http as triton_http
 from fake_backend import fake_model, write_model
 from held_backend import held
 from infer_calls import grpc_stub, refusal_of, rest_refusal, wait_until
@@ -249,6 +250,33 @@ def test_a_stream_that_is_open_at_the_end_is_answered_and_told(models: Path, thi
         assert running.process.wait(WAIT) == 0
     finally:
         running.kill()
+
+
+def test_triton_is_told_how_long_the_responses_took_by_their_place(server: RunningServer) -> None:
+    kinds = ("success", "empty_response", "fail", "compute_infer", "compute_output", "cancel")
+    expected = {
+        "rows": [(1, 0, 0, 1, 1, 0), (1, 0, 0, 1, 1, 0), (0, 1, 0, 1, 0, 0)],
+        "breaks": [(1, 0, 0, 1, 1, 0), (1, 0, 0, 1, 1, 0), (0, 0, 1, 1, 0, 0)],
+    }
+    for model, counts in expected.items():
+        before = response_statistics(server, model)
+        generate(server, model, {"input": [1, 2] if model == "rows" else [1, 2, 3]}, "generate_stream")
+        after = response_statistics(server, model)
+        nothing = {kind: {"count": 0, "ns": 0} for kind in kinds}
+        for place, more in enumerate(counts):
+            was, now = before.get(str(place), nothing), after[str(place)]
+            assert tuple(now[kind]["count"] - was[kind]["count"] for kind in kinds) == more
+            assert all(now[kind]["ns"] > was[kind]["ns"] for kind, count in zip(kinds, more, strict=True) if count)
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        message = client.get_inference_statistics("breaks").model_stats[0].response_stats["2"]
+    assert message.fail.count == response_statistics(server, "breaks")["2"]["fail"]["count"]
+    assert response_statistics(server, "double") == {}
+
+
+def response_statistics(server: RunningServer, model: str) -> dict[str, Any]:
+    with triton_http.InferenceServerClient(server.http) as client:
+        statistics: dict[str, Any] = client.get_inference_statistics(model)["model_stats"][0]["response_stats"]
+    return statistics
 
 
 # -- generate ------------------------------------------------------------------------------------------------
