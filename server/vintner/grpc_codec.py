@@ -121,7 +121,7 @@ def _raw_inputs(message: pb.ModelInferRequest, raw: Sequence[bytes], regions: Re
             raise InvalidArgument(f"input '{name}' already exists in request")
         if tensor.parameters and in_shared_memory(_values(tensor.parameters)):
             return _mixed_inputs(message, raw, regions)
-        inputs[name] = decode_raw(name, tensor.datatype, tuple(tensor.shape), data)
+        inputs[name] = decode_raw(name, tensor.datatype, tuple(tensor.shape), data, message.model_name)
     return inputs
 
 
@@ -143,7 +143,8 @@ def _mixed_inputs(message: pb.ModelInferRequest, raw: Sequence[bytes], regions: 
         if tensor.HasField("contents"):
             raise _both(name, message)
         if own:
-            inputs[name] = decode_raw(name, tensor.datatype, tuple(tensor.shape), next(entries))
+            data = next(entries)
+            inputs[name] = decode_raw(name, tensor.datatype, tuple(tensor.shape), data, message.model_name)
         else:
             inputs[name] = shared.read(name, tensor.datatype, tuple(tensor.shape), _values(tensor.parameters))
     return inputs
