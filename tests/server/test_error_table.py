@@ -582,6 +582,20 @@ def test_a_bug_in_a_backend_is_internal_and_its_text_stays_in_the_log(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_model_that_fails_for_want_of_elements_says_so(failing: RunningServer, models: Path, protocol: str) -> None:
+    poison = models / "poisoned" / "1" / ".poison"
+    poison.write_text("Batch size is zero")
+    empty = Inference(model="poisoned", inputs=[Given(shape=(0, 2), data=())])
+    try:
+        refusal = refuse(failing, protocol, empty, "INVALID_ARGUMENT")
+        assert refuse(failing, protocol, at("poisoned"), "INTERNAL").message == "Batch size is zero"
+    finally:
+        poison.unlink()
+    assert refusal.message == "the model does not run on a tensor without elements: Batch size is zero"
+    assert answer(failing, protocol, empty)["outputs"][0]["data"] == []
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_failure_of_the_runtime_library_is_internal_with_its_reason(failing: RunningServer, protocol: str) -> None:
     ones = [1] * 6
     left, right = Given("left", shape=(2, 3), data=ones), Given("right", shape=(2, 3), data=ones)
