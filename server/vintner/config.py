@@ -99,7 +99,8 @@ class ServerConfig:
         metadata=as_option(DIRECTORY, "Where to keep compiled models between starts; without it they are not kept."),
     )
     max_request_bytes: int = field(
-        default=64 * MIB, metadata=as_option(size(), "Largest REST body, after decompression.")
+        default=64 * MIB,
+        metadata=as_option(size(), "Largest REST body, after decompression.", aliases=("--http-max-input-size",)),
     )
     max_json_nesting: int = field(
         default=100,
@@ -291,7 +292,10 @@ class ServerConfig:
         metadata=as_option(SECONDS, "How long to go on serving, reported as not ready, after SIGTERM."),
     )
     exit_timeout_seconds: float = field(
-        default=30.0, metadata=as_option(SECONDS, "How long running work may take to finish, after that.")
+        default=30.0,
+        metadata=as_option(
+            SECONDS, "How long running work may take to finish, after that.", aliases=("--exit-timeout-secs",)
+        ),
     )
 
 
