@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
 
 from vintner.control_parameters import FILE, NO_REPOSITORIES, Value
 from vintner.errors import InvalidArgument, TooLarge, Unsupported, nearest
@@ -106,6 +107,15 @@ def decode_places(message: pb.ModelInferRequest, regions: Regions = NO_REGIONS) 
         if in_shared_memory(parameters):
             places[output.name] = shared_part(f"output '{output.name}'", parameters, regions)
     return places
+
+
+def identity(data: bytes) -> str:
+    """The id of a ModelInferRequest that may be wrong in all else; empty if it is no message at all."""
+    try:
+        request_id: str = pb.ModelInferRequest.FromString(data).id
+    except DecodeError:
+        return ""
+    return request_id
 
 
 def _raw_inputs(message: pb.ModelInferRequest, raw: Sequence[bytes], regions: Regions) -> dict[str, Tensor]:

@@ -137,7 +137,7 @@ class InferStream:
         try:
             request, places = self._decode(data)
         except Exception as exc:
-            asked = self._expect(_Asked("", True, False))
+            asked = self._expect(_Asked(codec.identity(data), True, False))
             self._end(asked, exc)
             return
         wanted = bool(request.parameters.get(EMPTY_FINAL, False))

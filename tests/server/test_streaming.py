@@ -138,6 +138,34 @@ def test_an_error_is_told_in_band_with_the_id_and_the_stream_goes_on(server: Run
         stream.next()
 
 
+def wrong_size(request: Any) -> None:
+    request.inputs[0].ClearField("contents")
+    request.raw_input_contents.append(bytes(7))
+
+
+WRONG = {
+    "input byte size mismatch for input 'input'": wrong_size,
+    "unexpected inference input 'inputs'": lambda request: setattr(request.inputs[0], "name", "inputs"),
+    "reserved for Triton usage": lambda request: request.parameters["triton_x"].SetInParent(),
+    "output 'output' already exists": lambda request: [request.outputs.add(name="output") for _ in range(2)],
+    "keeps no state between requests": lambda request: setattr(request.parameters["sequence_id"], "int64_param", 7),
+    "shared memory is disabled": lambda request: setattr(
+        request.outputs.add(name="output").parameters["shared_memory_region"], "string_param", "r"
+    ),
+}
+
+
+@pytest.mark.parametrize("expected", WRONG)
+def test_an_error_has_the_id_whatever_is_wrong_with_the_request(server: RunningServer, expected: str) -> None:
+    request = service_pb2.ModelInferRequest(model_name="double", id="7")
+    request.inputs.add(name="input", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1, 2])
+    WRONG[expected](request)
+    with grpc_stub(server) as stub:
+        (reply,) = stub.ModelStreamInfer(iter([request]), timeout=WAIT)
+    assert expected in reply.error_message
+    assert reply.infer_response.id == "7"
+
+
 def test_a_client_may_want_the_first_error_as_the_status_of_the_stream(server: RunningServer) -> None:
     with Stream(server, headers={"triton_grpc_error": "true"}) as stream:
         stream.ask("nobody", rows(1))
