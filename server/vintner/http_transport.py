@@ -132,7 +132,8 @@ class HttpTransport:
 
     def _answer(self, response: Any, environ: dict[str, Any]) -> None:
         body, respond = environ["wsgi.input"], response.response_bytes
-        if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
+        has_body = "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ
+        if has_body:
             environ["wsgi.input"] = TimedBody(body, self._slow_bodies, respond)
         answer = self._handler(environ, respond)
         if isinstance(answer, StreamedAnswer):
@@ -142,7 +143,8 @@ class HttpTransport:
                 answer.parts.close()
         elif answer is not None and answer[0] != SlowBody.status:  # that has been sent already, see `SlowBodies`
             respond(*answer)
-            if answer[0] >= 400 and "HTTP_EXPECT" not in environ:  # who asks first is not to hear "100 Continue" now
+            # What is not read ends the connection. But who asks first is not to hear "100 Continue" now.
+            if (has_body or answer[0] >= 400) and "HTTP_EXPECT" not in environ:
                 self._discard(body)
 
     def _discard(self, body: Any) -> None:

@@ -212,6 +212,28 @@ def test_a_connection_stays_open_for_the_next_request(doubling: RunningServer) -
     assert re.findall(rb"HTTP/1.1 (\d+) ", replies) == [b"404", b"200", b"200"]
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("GET /v2/health/live", b"200"),
+        ("HEAD /v2", b"200"),
+        ("GET /nothing", b"404"),
+        ("POST /v2/cudasharedmemory/unregister", b"501"),
+    ],
+)
+def test_a_body_that_nobody_reads_does_not_end_the_connection(
+    doubling: RunningServer, line: str, status: bytes
+) -> None:
+    host, _, port = doubling.http.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=WAIT) as connection:
+        for _ in range(2):
+            connection.sendall(f"{line} HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n".encode())
+            reply = connection.recv(65536)  # which does not wait for what is not wanted
+            assert reply[9:12] == status
+            assert b"connection: close" not in reply.lower()
+            connection.sendall(b"{}")
+
+
 def test_a_client_that_asks_whether_to_continue_is_told_so(doubling: RunningServer) -> None:
     head = f"POST {PATH} HTTP/1.1\r\nHost: here\r\nConnection: close\r\nExpect: 100-continue\r\n"
     body = json.dumps(Inference().document()).encode()
