@@ -72,6 +72,9 @@ NO_REGIONS: Final = Regions()
 """Where shared memory is not allowed."""
 NO_PLACES: Final[Mapping[str, Part]] = {}
 
+EMPTY_FINAL: Final = "triton_enable_empty_final_response"
+"""The parameter of a request that wants the end of a decoupled model's responses told."""
+
 _INFER_RESPONSE: Final = bytes(
     [pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number << 3 | _LENGTH_DELIMITED]
 )
@@ -262,7 +265,7 @@ def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
 def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
     decoded: dict[str, Parameter] = {}
     for key, value in parameters.items():
-        if key.startswith("triton_") and key != "triton_enable_empty_final_response":
+        if key.startswith("triton_") and key != EMPTY_FINAL:
             raise InvalidArgument(
                 f"parameter '{key}': parameter keys starting with 'triton_' are reserved for Triton usage and should"
                 " not be specified."
@@ -271,6 +274,8 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parame
         if kind is None:
             raise InvalidArgument(f"parameter '{key}' has no value")
         decoded[key] = getattr(value, kind)
+    if type(decoded.get(EMPTY_FINAL, False)) is not bool:
+        raise InvalidArgument(f"parameter '{EMPTY_FINAL}': expected a boolean, got {decoded[EMPTY_FINAL]!r:.60}")
     return decoded
 
 

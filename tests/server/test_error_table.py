@@ -248,6 +248,10 @@ FAULTY_MESSAGES = {
     "two lists of contents": (two_lists(), "unexpected explicit tensor data for input tensor 'input'"),
     "FP16 in contents": (half_contents(), "input 'input' is FP16, which can be sent only in raw_input_contents"),
     "a parameter without a value": (parameter_without_value(), "parameter 'p' has no value"),
+    "an empty final response that is a word": (
+        message(parameters={"triton_enable_empty_final_response": "no"}),
+        "parameter 'triton_enable_empty_final_response': expected a boolean, got 'no'",
+    ),
     "no model": (message(model=""), "Model name cannot be empty"),
 }
 
