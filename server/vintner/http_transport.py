@@ -35,6 +35,9 @@ CONNECTIONS = 65536
 DISCARDED = 256 << 20
 """Bytes of a refused body that are read; a client that sends more finds its connection closed."""
 
+LOOK = 0.1
+"""Seconds after which to look who is left, when the server ends."""
+
 DISCARDERS = 16
 """Threads that do so at the same time; clients beyond them may find their connection closed before the answer."""
 
@@ -94,6 +97,7 @@ class HttpTransport:
         self._header_seconds = header_seconds
         self._threads = threads
         self._discarders = Semaphore(DISCARDERS)
+        self._discarding: set[Any] = set()
         self._socket = _listen(host, port, purpose)
         self.port: int = self._socket.getsockname()[1]
         self._slow_bodies = SlowBodies(self.port, body_seconds)
@@ -151,17 +155,24 @@ class HttpTransport:
         """Takes what a client still sends after its answer: most read the answer only once they have sent all."""
         if not self._discarders.acquire(blocking=False):
             return
+        self._discarding.add(body)
         try:
             left = DISCARDED
             while left > 0 and (part := body.read(1 << 20)):
                 left -= len(part)
         finally:
+            self._discarding.discard(body)
             self._discarders.release()
 
     def stop(self) -> None:
-        """Stops accepting, and returns when the running requests have been answered."""
+        """Stops accepting, and returns when the running requests have been answered.
+
+        Whoever still holds back a body that nobody wants is not waited for once there is nobody else.
+        """
         self._stop.set()
-        self._stopped.wait()
+        while not self._stopped.wait(LOOK):
+            if self._discarding:
+                self._slow_bodies.end_reading(if_so_many=len(self._discarding))
         self._slow_bodies.stop()
         self._loop.close()
 
