@@ -64,28 +64,25 @@ class GeneratorInstance:
 
     def run(self, inputs: Arrays) -> Arrays:
         """Generates until the end, or until nobody wants more. Inputs of no request, as of a warm-up, are run too."""
-        asked = inputs if isinstance(inputs, Generation) else Generation(inputs, {}, _drop, ResponseMetrics())
-        times = ResponseTimes(asked.metrics)
+        asked = inputs if isinstance(inputs, Generation) else None
+        times = ResponseTimes(asked.metrics if asked else ResponseMetrics())
         responses: Iterable[Arrays] = ()
         try:
-            responses = self._generator.generate(asked, asked.parameters)
+            responses = self._generator.generate(inputs, asked.parameters if asked else {})
             for outputs in responses:
-                if asked.over:
+                if asked and asked.over:
                     break
                 times.computed()
-                asked.respond(outputs)
+                if asked:
+                    asked.respond(outputs)
                 times.sent()
         except BaseException:
             times.end("fail")
             raise
         finally:
             _close(responses)
-        times.end("cancel" if asked.over else "empty_response")
+        times.end("cancel" if asked and asked.over else "empty_response")
         return {}
-
-
-def _drop(outputs: Arrays) -> None:
-    """Takes the responses of a run that nobody asked for."""
 
 
 def _close(responses: Iterable[Arrays]) -> None:
