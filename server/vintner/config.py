@@ -99,7 +99,8 @@ class ServerConfig:
         metadata=as_option(DIRECTORY, "Where to keep compiled models between starts; without it they are not kept."),
     )
     max_request_bytes: int = field(
-        default=64 * MIB, metadata=as_option(size(), "Largest REST body, after decompression.")
+        default=64 * MIB,
+        metadata=as_option(size(), "Largest REST body, after decompression.", aliases=("--http-max-input-size",)),
     )
     max_json_nesting: int = field(
         default=100,
@@ -122,7 +123,9 @@ class ServerConfig:
     http_body_timeout_seconds: float = field(
         default=65.0,
         metadata=as_option(
-            PERIOD, "How long a REST client may take for the body of a request, beside 8 s for each MiB of it."
+            PERIOD,
+            "How long a REST client may take for the body of a request, beside 8 s for each MiB of it, and for how long"
+            " it may take nothing of an answer.",
         ),
     )
     http_docs: bool = field(
@@ -291,7 +294,10 @@ class ServerConfig:
         metadata=as_option(SECONDS, "How long to go on serving, reported as not ready, after SIGTERM."),
     )
     exit_timeout_seconds: float = field(
-        default=30.0, metadata=as_option(SECONDS, "How long running work may take to finish, after that.")
+        default=30.0,
+        metadata=as_option(
+            SECONDS, "How long running work may take to finish, after that.", aliases=("--exit-timeout-secs",)
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from vintner.backend import GeneratingModel, Generator, LoadedModel, LoadSpec, c
 from vintner.call import Arrays, Call, Result
 from vintner.errors import LoadError
 from vintner.model_config import ModelConfig
+from vintner.response_metrics import ResponseMetrics, ResponseTimes
 from vintner.types import Array, Parameter, TensorSpec
 
 Load = Callable[[LoadSpec], LoadedModel]
@@ -24,19 +25,28 @@ Load = Callable[[LoadSpec], LoadedModel]
 class Generation(dict[str, Array]):
     """The inputs of one request, with its parameters and where its responses go."""
 
-    def __init__(self, inputs: Arrays, parameters: Mapping[str, Parameter], respond: Callable[[Arrays], None]) -> None:
+    def __init__(
+        self,
+        inputs: Arrays,
+        parameters: Mapping[str, Parameter],
+        respond: Callable[[Arrays], None],
+        metrics: ResponseMetrics,
+    ) -> None:
         """`respond` is called in the thread of the run, and may block it."""
         super().__init__(inputs)
         self.parameters = parameters
         self.respond = respond
+        self.metrics = metrics
         self.over = False
         """Whether nobody wants more: the client went away, or the deadline passed."""
 
 
-def let_generate(call: Call, parameters: Mapping[str, Parameter], respond: Callable[[Arrays], None]) -> None:
+def let_generate(
+    call: Call, parameters: Mapping[str, Parameter], respond: Callable[[Arrays], None], metrics: ResponseMetrics
+) -> None:
     """Makes a generation of a call that has not been submitted. It does not know the call: the two would keep each
     other, and the arrays, until Python looks for such circles, which it does rarely here."""
-    generation = Generation(call.inputs, parameters, respond)
+    generation = Generation(call.inputs, parameters, respond, metrics)
     done = call.done
 
     def end(result: Result) -> None:
@@ -55,15 +65,23 @@ class GeneratorInstance:
     def run(self, inputs: Arrays) -> Arrays:
         """Generates until the end, or until nobody wants more. Inputs of no request, as of a warm-up, are run too."""
         asked = inputs if isinstance(inputs, Generation) else None
-        responses = self._generator.generate(inputs, asked.parameters if asked else {})
+        times = ResponseTimes(asked.metrics if asked else ResponseMetrics())
+        responses: Iterable[Arrays] = ()
         try:
+            responses = self._generator.generate(inputs, asked.parameters if asked else {})
             for outputs in responses:
                 if asked and asked.over:
                     break
+                times.computed()
                 if asked:
                     asked.respond(outputs)
+                times.sent()
+        except BaseException:
+            times.end("fail")
+            raise
         finally:
             _close(responses)
+        times.end("cancel" if asked and asked.over else "empty_response")
         return {}
 
 

@@ -67,8 +67,8 @@ def _one_by_one(batch: Sequence[Call], instance: Instance, started: float, misfi
             results.append(instance.run(call.inputs))
             fit = True
         except BaseException as exc:
-            failure = _failure(exc)
-            fit = fit or isinstance(exc, InvalidArgument)
+            failure = _failure_of_one(exc, call)
+            fit = fit or isinstance(failure, InvalidArgument)
             results.append(failure)
     return Execution(results, (0.0, time.monotonic() - started, 0.0), misfit, None if fit else failure)
 
@@ -76,6 +76,14 @@ def _one_by_one(batch: Sequence[Call], instance: Instance, started: float, misfi
 def _failure(error: BaseException) -> Exception:
     """What a request is told of an error in a run. Some runtimes' panics, and SystemExit, are no Exceptions."""
     return error if isinstance(error, Exception) else BackendError(f"the backend raised {error!r}")
+
+
+def _failure_of_one(error: BaseException, call: Call) -> Exception:
+    """The same of a request that ran alone: if a tensor of it has no elements, it is that which the library minds."""
+    failure = _failure(error)
+    if isinstance(failure, BackendError) and any(array.size == 0 for array in call.inputs.values()):
+        return InvalidArgument(f"the model does not run on a tensor without elements: {failure.message}")
+    return failure
 
 
 def _stack(batch: Sequence[Call]) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from vintner.errors import InvalidArgument, TooLarge, nearest
 from vintner.pb import grpc_service_pb2 as pb
@@ -108,6 +109,15 @@ def decode_places(message: pb.ModelInferRequest, regions: Regions = NO_REGIONS) 
     return places
 
 
+def identity(data: bytes) -> str:
+    """The id of a ModelInferRequest that may be wrong in all else; empty if it is no message at all."""
+    try:
+        request_id: str = pb.ModelInferRequest.FromString(data).id
+    except DecodeError:
+        return ""
+    return request_id
+
+
 def _raw_inputs(message: pb.ModelInferRequest, raw: Sequence[bytes], regions: Regions) -> dict[str, Tensor]:
     tensors = message.inputs
     if len(raw) != len(tensors):
@@ -121,7 +131,7 @@ def _raw_inputs(message: pb.ModelInferRequest, raw: Sequence[bytes], regions: Re
             raise InvalidArgument(f"input '{name}' already exists in request")
         if tensor.parameters and in_shared_memory(_values(tensor.parameters)):
             return _mixed_inputs(message, raw, regions)
-        inputs[name] = decode_raw(name, tensor.datatype, tuple(tensor.shape), data)
+        inputs[name] = decode_raw(name, tensor.datatype, tuple(tensor.shape), data, message.model_name)
     return inputs
 
 
@@ -143,7 +153,8 @@ def _mixed_inputs(message: pb.ModelInferRequest, raw: Sequence[bytes], regions: 
         if tensor.HasField("contents"):
             raise _both(name, message)
         if own:
-            inputs[name] = decode_raw(name, tensor.datatype, tuple(tensor.shape), next(entries))
+            data = next(entries)
+            inputs[name] = decode_raw(name, tensor.datatype, tuple(tensor.shape), data, message.model_name)
         else:
             inputs[name] = shared.read(name, tensor.datatype, tuple(tensor.shape), _values(tensor.parameters))
     return inputs
@@ -257,6 +268,8 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parame
         if kind is None:
             raise InvalidArgument(f"parameter '{key}' has no value")
         decoded[key] = getattr(value, kind)
+    if type(decoded.get(EMPTY_FINAL, False)) is not bool:
+        raise InvalidArgument(f"parameter '{EMPTY_FINAL}': expected a boolean, got {decoded[EMPTY_FINAL]!r:.60}")
     return decoded
 
 

@@ -32,7 +32,6 @@ MOST_ASKED: Final = 256
 NO_PLACES: Final = (
     "a decoupled model's outputs cannot go into shared memory: each response would overwrite the one before"
 )
-EMPTY_FINAL: Final = "triton_enable_empty_final_response"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +136,11 @@ class InferStream:
         try:
             request, places = self._decode(data)
         except Exception as exc:
-            asked = self._expect(_Asked("", True, False))
+            asked = self._expect(_Asked(codec.identity(data), True, False))
             self._end(asked, exc)
             return
-        wanted = bool(request.parameters.get(EMPTY_FINAL, False))
-        request.parameters = {key: value for key, value in request.parameters.items() if key != EMPTY_FINAL}
+        wanted = bool(request.parameters.get(codec.EMPTY_FINAL, False))
+        request.parameters = {key: value for key, value in request.parameters.items() if key != codec.EMPTY_FINAL}
         ordered = not self._service.is_decoupled(request.model_name, request.model_version)
         asked = self._expect(_Asked(request.id, ordered, wanted, places))
         if self._stopping:

@@ -106,6 +106,13 @@ class SlowBodies:
             body.respond(SlowBody.status, HEADERS, text)
         self._close(silent, len(late))
 
+    def end_reading(self, if_so_many: int) -> None:
+        """Ends the reading of all connections that there are, if their number is this."""
+        connections = list(_connections(self._port))
+        if len(connections) == if_so_many:
+            for each in connections:
+                _end_reading(each)
+
     def _close(self, silent: dict[int, _Connection], most: int) -> None:
         """Ends the reading of those that were silent, and no longer are."""
         end, pause = time.monotonic() + PROMPT, PAUSE

@@ -35,6 +35,12 @@ CONNECTIONS = 65536
 DISCARDED = 256 << 20
 """Bytes of a refused body that are read; a client that sends more finds its connection closed."""
 
+LOOK = 0.1
+"""Seconds after which to look who is left, when the server ends."""
+
+LONGEST = 2**31 - 1
+"""The largest time-out of a connection, in milliseconds."""
+
 DISCARDERS = 16
 """Threads that do so at the same time; clients beyond them may find their connection closed before the answer."""
 
@@ -88,13 +94,14 @@ class HttpTransport:
         """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound.
 
         A request has so many seconds for its header, the first on a connection or the next one that it is kept for, and
-        so many for its body, as `SlowBodies` says.
+        so many for its body, as `SlowBodies` says. For as long may its client take nothing of the answer.
         """
         self._handler = handler
         self._header_seconds = header_seconds
         self._threads = threads
         self._discarders = Semaphore(DISCARDERS)
-        self._socket = _listen(host, port, purpose)
+        self._discarding: set[Any] = set()
+        self._socket = _listen(host, port, purpose, body_seconds)
         self.port: int = self._socket.getsockname()[1]
         self._slow_bodies = SlowBodies(self.port, body_seconds)
         self._loop = asyncio.new_event_loop()  # granian wants one to hold on to; nothing ever runs in it
@@ -132,7 +139,8 @@ class HttpTransport:
 
     def _answer(self, response: Any, environ: dict[str, Any]) -> None:
         body, respond = environ["wsgi.input"], response.response_bytes
-        if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
+        has_body = "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ
+        if has_body:
             environ["wsgi.input"] = TimedBody(body, self._slow_bodies, respond)
         answer = self._handler(environ, respond)
         if isinstance(answer, StreamedAnswer):
@@ -142,32 +150,44 @@ class HttpTransport:
                 answer.parts.close()
         elif answer is not None and answer[0] != SlowBody.status:  # that has been sent already, see `SlowBodies`
             respond(*answer)
-            if answer[0] >= 400 and "HTTP_EXPECT" not in environ:  # who asks first is not to hear "100 Continue" now
+            # What is not read ends the connection. But who asks first is not to hear "100 Continue" now.
+            if (has_body or answer[0] >= 400) and "HTTP_EXPECT" not in environ:
                 self._discard(body)
 
     def _discard(self, body: Any) -> None:
         """Takes what a client still sends after its answer: most read the answer only once they have sent all."""
         if not self._discarders.acquire(blocking=False):
             return
+        self._discarding.add(body)
         try:
             left = DISCARDED
             while left > 0 and (part := body.read(1 << 20)):
                 left -= len(part)
         finally:
+            self._discarding.discard(body)
             self._discarders.release()
 
     def stop(self) -> None:
-        """Stops accepting, and returns when the running requests have been answered."""
+        """Stops accepting, and returns when the running requests have been answered.
+
+        Whoever still holds back a body that nobody wants is not waited for once there is nobody else.
+        """
         self._stop.set()
-        self._stopped.wait()
+        while not self._stopped.wait(LOOK):
+            if self._discarding:
+                self._slow_bodies.end_reading(if_so_many=len(self._discarding))
         self._slow_bodies.stop()
         self._loop.close()
 
 
-def _listen(host: str, port: int, purpose: str) -> socket.socket:
+def _listen(host: str, port: int, purpose: str, patience: float) -> socket.socket:
+    """Connections to it end once their client has taken nothing of an answer for so many seconds: granian would keep
+    the answer, and the thread of a stream, for as long as the client likes."""
+    milliseconds = min(int(patience * 1000), LONGEST)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)  # connections inherit it
     try:
         listener.bind((host, port))
         listener.listen(BACKLOG)  # for two sockets may be bound to one port as long as neither listens

@@ -19,6 +19,7 @@ from typing import Final, Literal, get_args
 
 from vintner.batching import Reason
 from vintner.exposition import HistogramMetricFamily, label_pairs
+from vintner.response_metrics import ResponseMetrics
 
 PROTOCOLS: Final = ("grpc", "rest")
 
@@ -227,6 +228,8 @@ class ModelMetrics:
         """Bytes that the version is expected to take."""
         self.scheduler = SchedulerMetrics()
         self.cache = CacheMetrics()
+        self.responses = ResponseMetrics()
+        """Of a decoupled model."""
         self.requests: Mapping[str, RequestMetrics] = {protocol: RequestMetrics() for protocol in PROTOCOLS}
 
     def tag(self, tags: Mapping[str, str]) -> None:

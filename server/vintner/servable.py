@@ -266,7 +266,7 @@ class Servable:
 
         call = self._call(request, done)
         if respond is not None and self.decoupled:
-            let_generate(call, request.parameters, self._responding(request, respond))
+            let_generate(call, request.parameters, self._responding(request, respond), self.metrics.responses)
         call.timing = timing
         cache = self._cache
         if cache is not None:
@@ -318,14 +318,18 @@ class Servable:
         extents = {array.shape[0] for array in arrays.values()}
         rows: int = max(extents) if len(extents) > 1 else next(iter(extents))
         if self._row_limit is not None and len(extents) > 1:
-            raise InvalidArgument(
-                f"the inputs of model '{self.name}' differ in batch size ({sorted(extents)}): input batch size does"
-                " not match other inputs"
-            )
+            raise self._uneven(arrays)
         most = self._refused_from
         if most is not None and rows > most:
             raise InvalidArgument(f"inference request batch-size must be <= {most} for '{self.name}', got {rows}")
         return rows
+
+    def _uneven(self, arrays: Mapping[str, Array]) -> InvalidArgument:
+        rows = [array.shape[0] for array in arrays.values()]
+        odd = next(spec.name for spec, extent in zip(self.inputs, rows, strict=True) if extent != rows[0])
+        return InvalidArgument(
+            f"input '{odd}' batch size does not match other inputs for '{self.name}': the inputs have {rows} rows"
+        )
 
     def _stackable(self, arrays: Mapping[str, Array]) -> Hashable:
         """Requests with equal signatures can be stacked: equal shapes but for the batch, the same batch in each."""

@@ -9,12 +9,18 @@ Pure. Invariant: what `arrays` returns has exactly the model's inputs, in their 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from vintner.backend import LoadedModel
 from vintner.call import Arrays
 from vintner.errors import BackendError, InvalidArgument, LoadError, nearest
 from vintner.model_config import ModelConfig, TensorConfig
 from vintner.types import Array, Request, Tensor, TensorSpec
+
+NO_BATCH: Final = (
+    ". NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each"
+    " input shape."
+)
 
 
 class Signature:
@@ -29,7 +35,7 @@ class Signature:
         self._outputs = {
             spec.name: (own.name, spec.datatype) for own, spec in zip(model.outputs, self.outputs, strict=True)
         }
-
+        self._limited = config.batching.row_limit is not None
         self._own_outputs = {spec.name for spec in model.outputs}
 
     @property
@@ -94,9 +100,10 @@ class Signature:
         )
 
     def _wrong_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> InvalidArgument:
+        note = NO_BATCH if self._limited and len(shape) == len(spec.shape) - 1 else ""
         return InvalidArgument(
             f"unexpected shape for input '{spec.name}' for model '{self._name}'. Expected {_dims(spec.shape)}, got"
-            f" {_dims(shape)}"
+            f" {_dims(shape)}{note}"
         )
 
 

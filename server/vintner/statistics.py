@@ -36,7 +36,10 @@ def statistics(model: ModelMetrics) -> dict[str, Any]:
             "cache_hit": _duration(cache.hits, cache.hit_seconds),
             "cache_miss": _duration(cache.misses, cache.miss_seconds),
         },
-        "response_stats": {},
+        "response_stats": {
+            str(place): {kind: _duration(*sums) for kind, sums in kinds.items()}
+            for place, kinds in enumerate(model.responses.places)
+        },
         "batch_stats": [
             {"batch_size": rows, **_stages(stages)} for rows, stages in sorted(dict(scheduler.by_rows).items())
         ],

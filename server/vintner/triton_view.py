@@ -6,26 +6,18 @@ shapes are whole, as in the metadata: to Triton's clients that means that the fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from typing import Any, Final
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 
 from vintner.pb import model_config_pb2 as pb
 from vintner.servable import Servable
 from vintner.types import TensorSpec
 
-
-def _wide(messages: Iterable[Descriptor]) -> Iterator[str]:
-    for message in messages:
-        yield from (field.name for field in message.fields if field.cpp_type in (INT64, UINT64))
-        yield from _wide(message.nested_types)
-
-
-INT64, UINT64 = FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64
-WIDE: Final = frozenset(_wide(pb.DESCRIPTOR.message_types_by_name.values()))
-"""64-bit fields, which protobuf's JSON has as strings, and Triton's as numbers."""
+WIDE: Final = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
+"""Types of fields that protobuf's JSON has as strings, and Triton's as numbers."""
 
 
 def model_config(servable: Servable) -> pb.ModelConfig:
@@ -72,16 +64,22 @@ def model_config(servable: Servable) -> pb.ModelConfig:
 def as_json(message: pb.ModelConfig) -> dict[str, Any]:
     """With protobuf's field names, numbers as numbers, and every field that has a value by itself."""
     document = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-    numbers: dict[str, Any] = _with_numbers(document)
-    return numbers
+    return _with_numbers(document, message.DESCRIPTOR.fields_by_name)
 
 
-def _with_numbers(value: Any, wide: bool = False) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_numbers(part, wide or key in WIDE) for key, part in value.items()}
+def _with_numbers(document: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _with_number(part, fields[name]) for name, part in document.items()}
+
+
+def _with_number(value: Any, field: FieldDescriptor) -> Any:
     if isinstance(value, list):
-        return [_with_numbers(part, wide) for part in value]
-    return int(value) if wide and isinstance(value, str) else value
+        return [_with_number(part, field) for part in value]
+    if field.message_type is None:
+        return int(value) if field.cpp_type in WIDE else value
+    if field.message_type.GetOptions().map_entry:
+        values = field.message_type.fields_by_name["value"]
+        return {key: _with_number(part, values) for key, part in value.items()}
+    return _with_numbers(value, field.message_type.fields_by_name)
 
 
 def _tensor(spec: TensorSpec, limit: int) -> dict[str, Any]:

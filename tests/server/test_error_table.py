@@ -145,6 +145,11 @@ FAULTY_BODIES: dict[str, tuple[Any, str]] = {
         with_input(parameters={"binary_data_size": 8}),
         "Input must set only one of the following fields: 'data', 'binary_data_size'",
     ),
+    "no data of any kind": (
+        {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 2]}]},
+        "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
+        "'shared_memory_region' in 'parameters'. Input 'input' sets none.",
+    ),
     "a negative binary size": (
         {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": -8}}]},
         "'binary_data_size' of input 'input' must be an integer that is not negative",
@@ -202,6 +207,12 @@ def raw_entries(count: int) -> Any:
     return request
 
 
+def raw_entry(size: int) -> Any:
+    request = message(inputs=[Given(data=None)])
+    request.raw_input_contents.append(bytes(size))
+    return request
+
+
 def two_lists() -> Any:
     request = message()
     request.inputs[0].contents.int_contents.append(1)
@@ -226,9 +237,21 @@ FAULTY_MESSAGES = {
         "contents field must not be specified when using raw_input_contents for 'input' for model 'double_fp32'",
     ),
     "a raw entry too many": (raw_entries(2), "expected 1 entries in raw_input_contents"),
+    "a raw entry that is too long": (
+        raw_entry(12),
+        "input byte size mismatch for input 'input' for model 'double_fp32'. Expected 8, got 12",
+    ),
+    "strings too few": (
+        message(model="double_bytes", inputs=[Given(datatype="BYTES", data=("a",))]),
+        "input 'input' with shape [1, 2] needs 2 elements in contents, got 1",
+    ),
     "two lists of contents": (two_lists(), "unexpected explicit tensor data for input tensor 'input'"),
     "FP16 in contents": (half_contents(), "input 'input' is FP16, which can be sent only in raw_input_contents"),
     "a parameter without a value": (parameter_without_value(), "parameter 'p' has no value"),
+    "an empty final response that is a word": (
+        message(parameters={"triton_enable_empty_final_response": "no"}),
+        "parameter 'triton_enable_empty_final_response': expected a boolean, got 'no'",
+    ),
     "no model": (message(model=""), "Model name cannot be empty"),
 }
 
@@ -445,7 +468,8 @@ def test_a_model_that_failed_to_load_is_unavailable_with_the_reason(
     failing: RunningServer, protocol: str, version: str
 ) -> None:
     refusal = refuse(failing, protocol, Inference(model="broken", version=version), "UNAVAILABLE")
-    assert "'broken'" in refusal.message
+    expected = "model 'broken' version 1 is not at ready state" if version else "'broken' has no available versions"
+    assert expected in refusal.message
     assert "version 1" in refusal.message
     assert "the weights are missing" in refusal.message
 
@@ -559,6 +583,20 @@ def test_a_bug_in_a_backend_is_internal_and_its_text_stays_in_the_log(
     assert "Traceback" in log
     assert "RuntimeError: a bug in the backend" in log
     assert answer(failing, protocol, at("poisoned"))["outputs"][0]["data"] == [2, 4]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_model_that_fails_for_want_of_elements_says_so(failing: RunningServer, models: Path, protocol: str) -> None:
+    poison = models / "poisoned" / "1" / ".poison"
+    poison.write_text("Batch size is zero")
+    empty = Inference(model="poisoned", inputs=[Given(shape=(0, 2), data=())])
+    try:
+        refusal = refuse(failing, protocol, empty, "INVALID_ARGUMENT")
+        assert refuse(failing, protocol, at("poisoned"), "INTERNAL").message == "Batch size is zero"
+    finally:
+        poison.unlink()
+    assert refusal.message == "the model does not run on a tensor without elements: Batch size is zero"
+    assert answer(failing, protocol, empty)["outputs"][0]["data"] == []
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

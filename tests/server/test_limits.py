@@ -246,7 +246,19 @@ def test_a_request_may_have_as_many_rows_as_a_batch(bounded: RunningServer, prot
 def test_the_inputs_of_a_batched_model_have_as_many_rows_as_each_other(bounded: RunningServer, protocol: str) -> None:
     inputs = [Given("in0", shape=(1, 2), data=range(2)), Given("in1", shape=(2, 2), data=range(4))]
     refusal = refuse(bounded, protocol, Inference(model="twins", inputs=inputs), "INVALID_ARGUMENT")
-    assert "input batch size does not match other inputs" in refusal.message
+    expected = "input 'in1' batch size does not match other inputs for 'twins': the inputs have [1, 2] rows"
+    assert refusal.message == expected
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_shape_without_the_batch_is_told_that_it_lacks_it(bounded: RunningServer, protocol: str) -> None:
+    note = " NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended"
+    expected = "unexpected shape for input 'input' for model '{}'. Expected [-1,2], got [2]."
+    for model, more in (("rows", note), ("plain", "")):
+        inference = Inference(model=model, inputs=[Given(shape=(2,), data=(1, 2))])
+        message = refuse(bounded, protocol, inference, "INVALID_ARGUMENT").message
+        assert message.startswith(expected.format(model).rstrip("." if not more else "") + more)
+        assert ("NOTE" in message) == bool(more)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -82,6 +82,24 @@ def pause_until_logged(server: RunningServer, text: str) -> None:
     wait_until(lambda: text in server.log.read_text())
 
 
+def test_a_body_that_is_held_back_does_not_hold_up_the_end(start: Any, repository: Path) -> None:
+    server = start(repository)
+    host, port = server.http.split(":")
+    with ExitStack() as stack:
+        for path in ("/v2/health/live", "/nothing"):
+            connection = stack.enter_context(socket.create_connection((host, int(port)), WAIT))
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n".encode())
+            assert connection.recv(9) == b"HTTP/1.1 "
+        with held(repository / "m" / "1"):
+            call = Background(http_infer, server)
+            wait_for_running(server, 1)
+            server.process.send_signal(signal.SIGTERM)
+            pause_until_logged(server, "stopping")
+        assert call.outcome.tolist() == [[2.0] * 4]
+        assert server.process.wait(WAIT) == 0
+    assert "gave up" not in server.log.read_text()
+
+
 def test_while_it_drains_the_server_is_not_ready_and_serves(start: Any, repository: Path) -> None:
     server = start(repository, "--drain-seconds=3")
     server.process.send_signal(signal.SIGTERM)

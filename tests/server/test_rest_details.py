@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import json
 import re
 import socket
@@ -210,6 +211,27 @@ def test_a_connection_stays_open_for_the_next_request(doubling: RunningServer) -
     refused = b"GET /nothing HTTP/1.1\r\nHost: here\r\n\r\n"
     replies = exchange(doubling, refused + one + b"\r\n" + body + one + b"Connection: close\r\n\r\n" + body)
     assert re.findall(rb"HTTP/1.1 (\d+) ", replies) == [b"404", b"200", b"200"]
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("GET /v2/health/live", 200),
+        ("HEAD /v2", 200),
+        ("GET /nothing", 404),
+        ("POST /v2/cudasharedmemory/unregister", 501),
+    ],
+)
+def test_a_body_that_nobody_reads_does_not_end_the_connection(doubling: RunningServer, line: str, status: int) -> None:
+    host, _, port = doubling.http.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=WAIT) as connection:
+        for _ in range(2):
+            connection.sendall(f"{line} HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n".encode())
+            reply = http.client.HTTPResponse(connection, method=line.split()[0])
+            reply.begin()
+            assert (reply.status, reply.will_close) == (status, False)
+            reply.read()
+            connection.sendall(b"{}")
 
 
 def test_a_client_that_asks_whether_to_continue_is_told_so(doubling: RunningServer) -> None:

@@ -370,7 +370,14 @@ REFUSED = {
         Given(data=None, shape=(2, 2), parameters=SHARED), (), "INVALID_ARGUMENT",
         "input byte size mismatch for input 'input'. Expected 16, got 8",
     ),
-    "data beside the region": (Given(parameters=SHARED), (), "INVALID_ARGUMENT", "input"),
+    "no size": (
+        Given(data=None, parameters={"shared_memory_region": "region"}), (), "INVALID_ARGUMENT",
+        "input 'input' is in shared memory region 'region', but has no 'shared_memory_byte_size'",
+    ),
+    "no region": (
+        Given(), (("output", {"shared_memory_byte_size": 8}),), "INVALID_ARGUMENT",
+        "'shared_memory_region' of output 'output' must be the name of a shared memory region",
+    ),
     "classes in a region": (
         Given(), (("output", SHARED | {"classification": 1}),), "INVALID_ARGUMENT",
         "Output can't set both 'shared_memory_region' and 'classification'",
@@ -389,6 +396,17 @@ def test_a_faulty_use_of_a_region_is_refused(
     register(client, "region", create())
     given, outputs, status, text = REFUSED[fault]
     assert text in refuse(server, protocol, Inference("double", inputs=[given], outputs=outputs), status).message
+
+
+def test_data_beside_a_region_is_refused(server: RunningServer, client: Any, protocol: str, create: Any) -> None:
+    register(client, "region", create())
+    expected = {
+        "grpc": "unexpected 'content' provided when using shared memory for input tensor 'input' for model 'double'",
+        "rest": "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', "
+        "'shared_memory_region' in 'parameters'. Input 'input' sets two.",
+    }
+    inference = Inference("double", inputs=[Given(parameters=SHARED)])
+    assert refuse(server, protocol, inference, "INVALID_ARGUMENT").message == expected[protocol]
 
 
 def test_binary_data_beside_a_region_is_refused(server: RunningServer) -> None:

@@ -20,6 +20,7 @@ BATCHED = """
 batching: {max_batch_size: 8}
 queue: {priority_levels: 3, timeout_seconds: 1.5, levels: {3: {max_requests: 7, timeout_action: delay}}}
 instances: 2
+metric_tags: {shape: wide, dims: "8"}
 """
 
 
@@ -116,11 +117,13 @@ def test_the_configuration_in_effect_is_shown_as_tritons(server: RunningServer) 
     assert (batching["priority_levels"], batching["default_priority_level"]) == (3, 2)
     assert batching["default_queue_policy"]["default_timeout_microseconds"] == 1_500_000
     assert batching["priority_queue_policy"]["3"]["timeout_action"] == "DELAY"
+    assert config["metric_tags"] == {"shape": "wide", "dims": "8"}  # which are names of numbers elsewhere
 
     message = grpc.get_model_config("batched").config
     assert message.max_batch_size == 8
     assert message.dynamic_batching.priority_queue_policy[3].max_queue_size == 7
     assert message.input[0].dims == [3]
+    assert message.metric_tags == config["metric_tags"]
 
 
 def test_without_a_batch_limit_the_shapes_are_whole(server: RunningServer) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as triton_grpc_aio
+import tritonclient.http as triton_http
 from fake_backend import fake_model, write_model
 from held_backend import held
 from infer_calls import grpc_stub, refusal_of, rest_refusal, wait_until
@@ -137,6 +138,34 @@ def test_an_error_is_told_in_band_with_the_id_and_the_stream_goes_on(server: Run
         stream.next()
 
 
+def wrong_size(request: Any) -> None:
+    request.inputs[0].ClearField("contents")
+    request.raw_input_contents.append(bytes(7))
+
+
+WRONG = {
+    "input byte size mismatch for input 'input'": wrong_size,
+    "unexpected inference input 'inputs'": lambda request: setattr(request.inputs[0], "name", "inputs"),
+    "reserved for Triton usage": lambda request: request.parameters["triton_x"].SetInParent(),
+    "output 'output' already exists": lambda request: [request.outputs.add(name="output") for _ in range(2)],
+    "keeps no state between requests": lambda request: setattr(request.parameters["sequence_id"], "int64_param", 7),
+    "shared memory is disabled": lambda request: setattr(
+        request.outputs.add(name="output").parameters["shared_memory_region"], "string_param", "r"
+    ),
+}
+
+
+@pytest.mark.parametrize("expected", WRONG)
+def test_an_error_has_the_id_whatever_is_wrong_with_the_request(server: RunningServer, expected: str) -> None:
+    request = service_pb2.ModelInferRequest(model_name="double", id="7")
+    request.inputs.add(name="input", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1, 2])
+    WRONG[expected](request)
+    with grpc_stub(server) as stub:
+        (reply,) = stub.ModelStreamInfer(iter([request]), timeout=WAIT)
+    assert expected in reply.error_message
+    assert reply.infer_response.id == "7"
+
+
 def test_a_client_may_want_the_first_error_as_the_status_of_the_stream(server: RunningServer) -> None:
     with Stream(server, headers={"triton_grpc_error": "true"}) as stream:
         stream.ask("nobody", rows(1))
@@ -249,6 +278,33 @@ def test_a_stream_that_is_open_at_the_end_is_answered_and_told(models: Path, thi
         assert running.process.wait(WAIT) == 0
     finally:
         running.kill()
+
+
+def test_triton_is_told_how_long_the_responses_took_by_their_place(server: RunningServer) -> None:
+    kinds = ("success", "empty_response", "fail", "compute_infer", "compute_output", "cancel")
+    expected = {
+        "rows": [(1, 0, 0, 1, 1, 0), (1, 0, 0, 1, 1, 0), (0, 1, 0, 1, 0, 0)],
+        "breaks": [(1, 0, 0, 1, 1, 0), (1, 0, 0, 1, 1, 0), (0, 0, 1, 1, 0, 0)],
+    }
+    for model, counts in expected.items():
+        before = response_statistics(server, model)
+        generate(server, model, {"input": [1, 2] if model == "rows" else [1, 2, 3]}, "generate_stream")
+        after = response_statistics(server, model)
+        nothing = {kind: {"count": 0, "ns": 0} for kind in kinds}
+        for place, more in enumerate(counts):
+            was, now = before.get(str(place), nothing), after[str(place)]
+            assert tuple(now[kind]["count"] - was[kind]["count"] for kind in kinds) == more
+            assert all(now[kind]["ns"] > was[kind]["ns"] for kind, count in zip(kinds, more, strict=True) if count)
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        message = client.get_inference_statistics("breaks").model_stats[0].response_stats["2"]
+    assert message.fail.count == response_statistics(server, "breaks")["2"]["fail"]["count"]
+    assert response_statistics(server, "double") == {}
+
+
+def response_statistics(server: RunningServer, model: str) -> dict[str, Any]:
+    with triton_http.InferenceServerClient(server.http) as client:
+        statistics: dict[str, Any] = client.get_inference_statistics(model)["model_stats"][0]["response_stats"]
+    return statistics
 
 
 # -- generate ------------------------------------------------------------------------------------------------

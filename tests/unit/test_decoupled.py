@@ -47,6 +47,10 @@ class Streaming(World):
     def outcome(self, name: str) -> int:
         return self.manager.ready("m")[0].metrics.requests["grpc"].outcomes[name]
 
+    def counted(self, kind: str) -> list[int]:
+        """Of the response statistics, by place."""
+        return [kinds[kind][0] for kinds in self.manager.ready("m")[0].metrics.responses.places]
+
 
 def values(responses: SimpleQueue[Response]) -> list[int]:
     found = []
@@ -111,6 +115,7 @@ def test_an_error_after_some_responses_ends_the_request(tmp_path: Path) -> None:
     assert isinstance(answers.get(timeout=WAIT), BackendError)
     assert values(responses) == [2, 4]
     assert world.model.generated == 1
+    assert world.counted("fail") == [0, 0, 1]
 
 
 def test_a_response_that_is_no_output_of_the_model_is_an_error(world: Streaming) -> None:
@@ -135,6 +140,7 @@ def test_a_cancelled_request_is_answered_at_once_and_its_generator_is_closed(wor
     eventually(lambda: world.model.generated == 1)
     assert world.model.runs == 1
     assert responses.empty()
+    eventually(lambda: world.counted("cancel") == [1])
 
 
 def test_a_deadline_ends_a_generation(world: Streaming) -> None:
@@ -211,7 +217,9 @@ def test_nothing_of_a_request_outlives_it(world: Streaming) -> None:
 
 
 def test_a_warm_up_generates(tmp_path: Path) -> None:
-    assert Streaming(tmp_path, config="warmup: true").model.generated == 1
+    world = Streaming(tmp_path, config="warmup: true")
+    assert world.model.generated == 1
+    assert world.counted("success") == []
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,21 @@ def test_of_a_repeated_flag_the_last_wins_in_any_spelling() -> None:
     assert load("--http-port=bad", "--http_port=1", "--rest-port", "2").http_port == 2
 
 
+@pytest.mark.parametrize(
+    ("flag", "name", "value"),
+    [
+        ("--exit-timeout-secs=7", "exit_timeout_seconds", 7.0),
+        ("--http-max-input-size=1024", "max_request_bytes", 1024),
+        ("--repository-poll-secs=2", "repository_poll_seconds", 2.0),
+        ("--model-control-mode=explicit", "model_control", "explicit"),
+        ("--model_dir=x", "model_repository", (Path("x"),)),
+        ("--rest_port=7", "http_port", 7),
+    ],
+)
+def test_other_servers_spellings_of_a_flag_are_known(flag: str, name: str, value: object) -> None:
+    assert getattr(load(*() if name == "model_repository" else ("--model-repository=m",), flag), name) == value
+
+
 def test_a_repeatable_flag_collects_in_order() -> None:
     config = load("--model-repository", "b:c", "--model_dir=a", "--model-dir=")
     assert config.model_repository == (Path("b:c"), Path("a"))
@@ -566,7 +581,7 @@ def test_help_shows_each_option_with_default_and_variable(
         shown = f"--[no-]{option.flag[2:]}" if option.negation else f"{option.flag} {option.kind.metavar}"
         assert f"{shown} {option.help_text} [" in text
         assert option.variable in text
-    assert "[default 64MiB; VINTNER_MAX_REQUEST_BYTES]" in text
+    assert "[default 64MiB; VINTNER_RESPONSE_CACHE_BYTES]" in text
     assert "also --model-dir" in text
     assert "VINTNER_DEFAULT_MODEL_NAME; INFERENCE_SERVICE_NAME" in text
 
