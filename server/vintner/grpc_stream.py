@@ -144,6 +144,8 @@ class InferStream:
         request.parameters = {key: value for key, value in request.parameters.items() if key != EMPTY_FINAL}
         ordered = not self._service.is_decoupled(request.model_name, request.model_version)
         asked = self._expect(_Asked(request.id, ordered, wanted, places))
+        if self._outbox.closed:  # since it was read: `cancel` may not have seen it
+            asked.cancellation.cancel()
         if self._stopping:
             self._end(asked, Stopping("the server is stopping"))
             return
@@ -190,8 +192,11 @@ class InferStream:
     def _let_pass(self, asked: _Asked) -> None:
         with self._lock:
             asked.ordered = False
-            if asked in self._order:
-                self._order.remove(asked)
+            if asked not in self._order:
+                return
+            self._order.remove(asked)
+            if asked.last is not None:  # it was ended meanwhile, and waited for those before it
+                self._send(asked)
             self._send_in_order()
 
     def _end(self, asked: _Asked, result: Response | Exception) -> None:
