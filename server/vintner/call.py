@@ -11,6 +11,7 @@ from typing import Literal
 
 from vintner.batching import Pending
 from vintner.errors import DeadlineExceeded, QueueTimeout
+from vintner.rests import Rests
 from vintner.timing import Timing
 from vintner.types import Array, Cancellation
 
@@ -35,6 +36,7 @@ class Call(Pending):
         "done",
         "inputs",
         "postpones",
+        "rests",
         "result",
         "state",
         "timing",
@@ -67,6 +69,7 @@ class Call(Pending):
         self.result: Result = {}
         self.state: Literal["queued", "running", "done"] = "queued"
         self.timing: Timing | None = None  # for a call that asks where its time goes
+        self.rests: Rests | None = None  # of a run that may wait for its client
         self.watched = False  # the cancellation has been told whom to call
 
     def postponed(self) -> None:

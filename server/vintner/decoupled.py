@@ -8,6 +8,7 @@ Invariant: once a request has been answered, no response of it leaves any more, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard, cast
@@ -16,6 +17,7 @@ from vintner.backend import GeneratingModel, Generator, LoadedModel, LoadSpec, c
 from vintner.call import Arrays, Call, Result
 from vintner.errors import LoadError
 from vintner.model_config import ModelConfig
+from vintner.rests import Rests
 from vintner.types import Array, Parameter, TensorSpec
 
 Load = Callable[[LoadSpec], LoadedModel]
@@ -28,9 +30,15 @@ class Generation(dict[str, Array]):
         """`respond` is called in the thread of the run, and may block it."""
         super().__init__(inputs)
         self.parameters = parameters
-        self.respond = respond
+        self._respond = respond
+        self.rests = Rests(time.monotonic)
         self.over = False
         """Whether nobody wants more: the client went away, or the deadline passed."""
+
+    def respond(self, outputs: Arrays) -> None:
+        """Blocks while the client is slow."""
+        with self.rests.one():
+            self._respond(outputs)
 
 
 def let_generate(call: Call, parameters: Mapping[str, Parameter], respond: Callable[[Arrays], None]) -> None:
@@ -43,7 +51,7 @@ def let_generate(call: Call, parameters: Mapping[str, Parameter], respond: Calla
         generation.over = True
         done(result)
 
-    call.inputs, call.done = generation, end
+    call.inputs, call.done, call.rests = generation, end, generation.rests
 
 
 class GeneratorInstance:

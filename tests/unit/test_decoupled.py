@@ -147,6 +147,37 @@ def test_a_deadline_ends_a_generation(world: Streaming) -> None:
     assert values(responses) == [2]
 
 
+def test_the_time_for_which_a_run_waits_for_its_client_is_not_the_models(tmp_path: Path) -> None:
+    """A client that is slow must not have the model opened anew, for which all others would wait."""
+    world = Streaming(tmp_path, config="execution_timeout_seconds: 0.05")
+    answers: SimpleQueue[Response | Exception] = SimpleQueue()
+    taken = threading.Semaphore(0)
+    inputs = {"input": Tensor("INT32", np.array([[1], [2]], np.int32))}
+    request = Request("m", "", inputs, on_response=lambda response: taken.acquire(timeout=0.2) and None)
+    turn = world.service.submit(request, "grpc", answers.put)
+    assert turn is not None
+    turn.run()
+    assert isinstance(answers.get(timeout=WAIT), Response)
+    assert len(world.backend.loaded) == 1
+
+
+def test_a_generator_that_hangs_is_given_up_though_its_client_was_slow(tmp_path: Path) -> None:
+    world = Streaming(tmp_path, config="execution_timeout_seconds: 0.05")
+    gate = threading.Semaphore(1)
+    world.model.gate = lambda: gate.acquire(timeout=WAIT) and None
+    answers: SimpleQueue[Response | Exception] = SimpleQueue()
+    taken = threading.Semaphore(0)
+    inputs = {"input": Tensor("INT32", np.array([[1], [2]], np.int32))}
+    request = Request("m", "", inputs, on_response=lambda response: taken.acquire(timeout=0.2) and None)
+    turn = world.service.submit(request, "grpc", answers.put)
+    assert turn is not None
+    turn.pass_on()
+    assert isinstance(answers.get(timeout=WAIT), DeadlineExceeded)
+    eventually(lambda: len(world.backend.loaded) == 2)
+    gate.release(5)
+    eventually(lambda: world.model.generated == 1)
+
+
 def test_requests_wait_their_turn_and_the_queue_is_bounded(tmp_path: Path) -> None:
     world = Streaming(tmp_path, config="queue: {max_requests: 1}")
     gate = threading.Semaphore(0)
