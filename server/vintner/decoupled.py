@@ -61,15 +61,15 @@ class GeneratorInstance:
         self._generator = generator
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Generates until the end, or until nobody wants more. Inputs of no request, as of a warm-up, are run too."""
+        """Generates until the end, or until nobody wants more. Of inputs of no request, as of a warm-up or an
+        examination, that is the first response: the last one may never come."""
         asked = inputs if isinstance(inputs, Generation) else None
         responses = self._generator.generate(inputs, asked.parameters if asked else {})
         try:
             for outputs in responses:
-                if asked and asked.over:
+                if asked is None or asked.over:
                     break
-                if asked:
-                    asked.respond(outputs)
+                asked.respond(outputs)
         finally:
             _close(responses)
         return {}

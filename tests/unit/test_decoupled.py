@@ -245,6 +245,11 @@ def test_a_warm_up_generates(tmp_path: Path) -> None:
     assert Streaming(tmp_path, config="warmup: true").model.generated == 1
 
 
+def test_a_warm_up_needs_no_more_than_a_response_for_a_generator_may_never_end(tmp_path: Path) -> None:
+    samples = "warmup: [{name: rows, inputs: {input: {shape: [3, 1]}}}]"
+    assert Streaming(tmp_path, config=samples).model.runs == 1
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
