@@ -79,7 +79,7 @@ def _close(responses: Iterable[Arrays]) -> None:
     """Ends a generator where it is; an iterator of another kind need not have such a thing."""
     close = getattr(responses, "close", None)
     if close is not None:
-        close()
+        close_anyway(close, "a generator")
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,27 @@ def test_a_response_that_is_no_output_of_the_model_is_an_error(world: Streaming)
     assert "wrong" in error.message
 
 
+def test_a_generator_that_cannot_be_closed_hides_no_error_of_its_own(
+    world: Streaming, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stubborn:
+        def __iter__(self) -> Stubborn:
+            return self
+
+        def __next__(self) -> Any:
+            raise BackendError("the device is gone")
+
+        def close(self) -> None:
+            raise RuntimeError("it cannot be closed")
+
+    instance = world.manager.ready("m")[0]._scheduler._pools.fastest.opening.slots[0].instance
+    instance._generator.generate = lambda inputs, parameters: Stubborn()  # type: ignore[attr-defined]
+    error = world.stream(1)[1].get(timeout=WAIT)
+    assert isinstance(error, BackendError)
+    assert error.message == "the device is gone"
+    assert "it cannot be closed" in caplog.text
+
+
 def test_a_cancelled_request_is_answered_at_once_and_its_generator_is_closed(world: Streaming) -> None:
     gate = threading.Event()
     world.model.gate = lambda: gate.wait(WAIT) and None
