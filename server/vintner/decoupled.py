@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeGuard, cast
 
 from vintner.backend import GeneratingModel, Generator, LoadedModel, LoadSpec, close_anyway
-from vintner.call import Arrays, Call, Result
+from vintner.call import Arrays, Call, Parametrized, Result
 from vintner.errors import LoadError
 from vintner.model_config import ModelConfig
 from vintner.rests import Rests
@@ -23,13 +23,12 @@ from vintner.types import Array, Parameter, TensorSpec
 Load = Callable[[LoadSpec], LoadedModel]
 
 
-class Generation(dict[str, Array]):
+class Generation(Parametrized[Array]):
     """The inputs of one request, with its parameters and where its responses go."""
 
     def __init__(self, inputs: Arrays, parameters: Mapping[str, Parameter], respond: Callable[[Arrays], None]) -> None:
         """`respond` is called in the thread of the run, and may block it."""
-        super().__init__(inputs)
-        self.parameters = parameters
+        super().__init__(inputs, parameters)
         self._respond = respond
         self.rests = Rests(time.monotonic)
         self.over = False
@@ -64,7 +63,7 @@ class GeneratorInstance:
         """Generates until the end, or until nobody wants more. Of inputs of no request, as of a warm-up or an
         examination, that is the first response: the last one may never come."""
         asked = inputs if isinstance(inputs, Generation) else None
-        responses = self._generator.generate(inputs, asked.parameters if asked else {})
+        responses = self._generator.generate(inputs, inputs.parameters if isinstance(inputs, Parametrized) else {})
         try:
             for outputs in responses:
                 if asked is None or asked.over:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_backend import FakeModel, fake_model, write_model
+from fake_backend import FakeGenerator, FakeModel, fake_model, write_model
 from model_world import WAIT, World, eventually
+from vintner import recovery
 from vintner.backend import LoadSpec
 from vintner.decoupled import loader
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, LoadError, QueueFull, Unsupported
@@ -269,6 +270,25 @@ def test_a_warm_up_generates(tmp_path: Path) -> None:
 def test_a_warm_up_needs_no_more_than_a_response_for_a_generator_may_never_end(tmp_path: Path) -> None:
     samples = "warmup: [{name: rows, inputs: {input: {shape: [3, 1]}}}]"
     assert Streaming(tmp_path, config=samples).model.runs == 1
+
+
+def test_an_examination_has_the_parameters_of_a_request_that_succeeded(
+    world: Streaming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generator may need some; without them clients could have a model taken for broken, again and again."""
+    monkeypatch.setattr(recovery, "FIRST_PAUSE", 0.01)
+    generate = FakeGenerator.generate
+
+    def demanding(self: FakeGenerator, inputs: Any, parameters: Any) -> Any:
+        parameters["repeat"]
+        return generate(self, inputs, parameters)
+
+    monkeypatch.setattr(FakeGenerator, "generate", demanding)
+    assert isinstance(world.stream(1, parameters={"repeat": 1})[1].get(timeout=WAIT), Response)
+    for _ in range(3):
+        assert isinstance(world.stream(1)[1].get(timeout=WAIT), Exception)
+    assert isinstance(world.stream(1, parameters={"repeat": 1})[1].get(timeout=WAIT), Response)
+    assert len(world.backend.loaded) == 1
 
 
 @pytest.mark.parametrize(
