@@ -126,6 +126,7 @@ class InferStream:
                 if self._outbox.closed:
                     return
                 self._ask(data)
+                del data  # or a stream would keep its last request while it waits for the next
         except Exception as exc:  # grpcio's, when the call is over
             logger.debug("a stream ended: %r", exc)
             self.cancel()

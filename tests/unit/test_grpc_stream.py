@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -206,6 +207,23 @@ def test_no_more_is_read_than_may_wait_for_its_answer(world: World, monkeypatch:
     assert not talk.sent.empty()
     let_go()
     assert talk.ids(5) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_stream_that_waits_for_requests_does_not_keep_the_last_one(world: World) -> None:
+    class Sent(bytearray):
+        """Bytes whose end can be seen."""
+
+    sent: SimpleQueue[Sent] = SimpleQueue()
+    stream = InferStream(world.service, lambda data: decode(bytes(data)), None, str)
+    messages = stream.messages(iter(sent.get, None))
+    message = Sent(repr(("a", (1,), "", {})).encode())
+    kept = weakref.ref(message)
+    sent.put(message)
+    del message
+    next(messages)
+    eventually(lambda: kept() is None)
+    messages.close()  # type: ignore[attr-defined]
+    sent.put(Sent())  # which ends the thread that reads
 
 
 def test_a_client_that_takes_nothing_loses_its_request(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
