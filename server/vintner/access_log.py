@@ -76,7 +76,8 @@ def write(visit: Visit, status: str | int, code: str, sent: int | None) -> None:
 def fields(visit: Visit, status: str | int, code: str, sent: int | None, now: float) -> Mapping[str, object]:
     """What the line says; what is empty or not known is left out."""
     outcome = visit.outcome
-    if not outcome or (outcome == "ok") != (code == "OK"):  # the answer to an inference may be one that cannot be sent
+    # The answer to an inference may be one that cannot be sent, and a stream that began well may end otherwise.
+    if not outcome or (outcome == "ok" and code != "OK"):
         outcome = OUTCOMES.get(code, code.lower())
     told: dict[str, object] = {
         "protocol": visit.protocol,

@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from vintner.batching import Pending
 from vintner.errors import DeadlineExceeded, QueueTimeout
+from vintner.rests import Rests
 from vintner.timing import Timing
-from vintner.types import Array, Cancellation
+from vintner.types import Array, Cancellation, Parameter
 
 logger = logging.getLogger(__name__)
 
 Arrays = Mapping[str, Array]
 Result = Arrays | Exception
+Value = TypeVar("Value")
+
+
+class Parametrized(dict[str, Value]):
+    """What there is for each input of a run to which the parameters of its request matter."""
+
+    def __init__(self, values: Mapping[str, Value], parameters: Mapping[str, Parameter]) -> None:
+        super().__init__(values)
+        self.parameters = parameters
 
 
 class Call(Pending):
@@ -35,6 +45,7 @@ class Call(Pending):
         "done",
         "inputs",
         "postpones",
+        "rests",
         "result",
         "state",
         "timing",
@@ -67,6 +78,7 @@ class Call(Pending):
         self.result: Result = {}
         self.state: Literal["queued", "running", "done"] = "queued"
         self.timing: Timing | None = None  # for a call that asks where its time goes
+        self.rests: Rests | None = None  # of a run that may wait for its client
         self.watched = False  # the cancellation has been told whom to call
 
     def postponed(self) -> None:

@@ -8,21 +8,23 @@ Invariant: once a request has been answered, no response of it leaves any more, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard, cast
 
 from vintner.backend import GeneratingModel, Generator, LoadedModel, LoadSpec, close_anyway
-from vintner.call import Arrays, Call, Result
+from vintner.call import Arrays, Call, Parametrized, Result
 from vintner.errors import LoadError
 from vintner.model_config import ModelConfig
 from vintner.response_metrics import ResponseMetrics, ResponseTimes
+from vintner.rests import Rests
 from vintner.types import Array, Parameter, TensorSpec
 
 Load = Callable[[LoadSpec], LoadedModel]
 
 
-class Generation(dict[str, Array]):
+class Generation(Parametrized[Array]):
     """The inputs of one request, with its parameters and where its responses go."""
 
     def __init__(
@@ -33,12 +35,17 @@ class Generation(dict[str, Array]):
         metrics: ResponseMetrics,
     ) -> None:
         """`respond` is called in the thread of the run, and may block it."""
-        super().__init__(inputs)
-        self.parameters = parameters
-        self.respond = respond
+        super().__init__(inputs, parameters)
+        self._respond = respond
         self.metrics = metrics
+        self.rests = Rests(time.monotonic)
         self.over = False
         """Whether nobody wants more: the client went away, or the deadline passed."""
+
+    def respond(self, outputs: Arrays) -> None:
+        """Blocks while the client is slow."""
+        with self.rests.one():
+            self._respond(outputs)
 
 
 def let_generate(
@@ -53,7 +60,7 @@ def let_generate(
         generation.over = True
         done(result)
 
-    call.inputs, call.done = generation, end
+    call.inputs, call.done, call.rests = generation, end, generation.rests
 
 
 class GeneratorInstance:
@@ -63,18 +70,18 @@ class GeneratorInstance:
         self._generator = generator
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Generates until the end, or until nobody wants more. Inputs of no request, as of a warm-up, are run too."""
+        """Generates until the end, or until nobody wants more. Of inputs of no request, as of a warm-up or an
+        examination, that is the first response: the last one may never come."""
         asked = inputs if isinstance(inputs, Generation) else None
         times = ResponseTimes(asked.metrics if asked else ResponseMetrics())
         responses: Iterable[Arrays] = ()
         try:
-            responses = self._generator.generate(inputs, asked.parameters if asked else {})
+            responses = self._generator.generate(inputs, inputs.parameters if isinstance(inputs, Parametrized) else {})
             for outputs in responses:
-                if asked and asked.over:
+                if asked is None or asked.over:
                     break
                 times.computed()
-                if asked:
-                    asked.respond(outputs)
+                asked.respond(outputs)
                 times.sent()
         except BaseException:
             times.end("fail")
@@ -89,7 +96,7 @@ def _close(responses: Iterable[Arrays]) -> None:
     """Ends a generator where it is; an iterator of another kind need not have such a thing."""
     close = getattr(responses, "close", None)
     if close is not None:
-        close()
+        close_anyway(close, "a generator")
 
 
 @dataclass(frozen=True, slots=True)

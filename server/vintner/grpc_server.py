@@ -246,7 +246,7 @@ class _Handlers:
         metadata = dict(context.invocation_metadata())
         stream = InferStream(
             self._service,
-            lambda data: self._decoded(_parsed(pb.ModelInferRequest, data)),
+            self._read,
             _deadline(context),
             lambda error: _status(error)[1],
             errors_end_it=metadata.get(ERRORS_END_IT) == "true",
@@ -262,17 +262,22 @@ class _Handlers:
 
     def begin_infer(self, data: bytes, call: Call) -> Turn | None:
         """ModelInfer by way of the fast path: whoever has the answer sends it."""
-        request = self._headings.decode(data)
-        places = codec.NO_PLACES
-        if request is None:
-            try:
-                message = _parsed(pb.ModelInferRequest, data)
-                request, places = self._decoded(message, call)
-            except Exception as exc:
-                call.fail(*_status(exc))
-                return None
-            self._headings.learn(data, message, request)
+        try:
+            request, places = self._read(data, call)
+        except Exception as exc:
+            call.fail(*_status(exc))
+            return None
         return self._service.submit(self._of_call(request, call), "grpc", lambda result: _end(call, result, places))
+
+    def _read(self, data: bytes, context: Any = None) -> tuple[Request, Mapping[str, Part]]:
+        """As `_decoded`, of the bytes of a message, which need not be parsed if its heading was seen before."""
+        known = self._headings.decode(data)
+        if known is not None:
+            return known, codec.NO_PLACES
+        message = _parsed(pb.ModelInferRequest, data)
+        request, places = self._decoded(message, context)
+        self._headings.learn(data, message, request)
+        return request, places
 
     def _decoded(self, message: pb.ModelInferRequest, context: Any = None) -> tuple[Request, Mapping[str, Part]]:
         """The request, and where in shared memory its outputs go. `context` is that of a call of its own."""

@@ -26,7 +26,7 @@ from vintner.types import Cancellation, Request, Response
 
 logger = logging.getLogger(__name__)
 
-MOST_ASKED: Final = 256
+MOST_ASKED: Final = 64
 """Requests of one stream that are not answered yet, or whose answer was not sent; more are not read."""
 
 NO_PLACES: Final = (
@@ -125,6 +125,7 @@ class InferStream:
                 if self._outbox.closed:
                     return
                 self._ask(data)
+                del data  # or a stream would keep its last request while it waits for the next
         except Exception as exc:  # grpcio's, when the call is over
             logger.debug("a stream ended: %r", exc)
             self.cancel()
@@ -143,6 +144,8 @@ class InferStream:
         request.parameters = {key: value for key, value in request.parameters.items() if key != codec.EMPTY_FINAL}
         ordered = not self._service.is_decoupled(request.model_name, request.model_version)
         asked = self._expect(_Asked(request.id, ordered, wanted, places))
+        if self._outbox.closed:  # since it was read: `cancel` may not have seen it
+            asked.cancellation.cancel()
         if self._stopping:
             self._end(asked, Stopping("the server is stopping"))
             return
@@ -189,8 +192,11 @@ class InferStream:
     def _let_pass(self, asked: _Asked) -> None:
         with self._lock:
             asked.ordered = False
-            if asked in self._order:
-                self._order.remove(asked)
+            if asked not in self._order:
+                return
+            self._order.remove(asked)
+            if asked.last is not None:  # it was ended meanwhile, and waited for those before it
+                self._send(asked)
             self._send_in_order()
 
     def _end(self, asked: _Asked, result: Response | Exception) -> None:

@@ -354,9 +354,13 @@ class Manager:
         ModelNotReady for one that is known but not ready.
         """
         servable = self._catalogue.lease(name, version, request_id)
-        if servable is None:
-            raise self._absent(name, version)
-        return servable
+        if servable is not None:
+            return servable
+        with self._lock:  # under which it is published, as it may have been since
+            servable = self._catalogue.lease(name, version, request_id)
+            if servable is None:
+                raise self._absent(name, version)
+            return servable
 
     @property
     def routers(self) -> Mapping[str, Router]:
@@ -372,23 +376,23 @@ class Manager:
         return self._catalogue.ready(name)
 
     def _absent(self, name: str, version: str) -> Exception:
+        """Why a version cannot be leased. Needs the lock."""
         if version and not (version.isascii() and version.isdigit()):
             return InvalidArgument(f"model version '{version}' for '{name}' is not a positive integer")
-        with self._lock:
-            model = self._models.get(name)
-            if model is None:
-                return self._not_known(name)
-            numbers = {*model.versions, *model.numbers}
-            if model.awaited and not self._steps.stopped and (not version or version in map(str, model.numbers)):
-                return AwaitLoad(name, model.refusal)
-            if not numbers and (model.fault or model.unsettled):
-                return ModelNotReady(f"model '{name}' is unavailable: {model.fault or model.unsettled}")
-            if not version:
-                described = model.describe() or UNLOADED
-                return ModelNotReady(f"model '{name}' has no available versions: {described}")
-            if version not in map(str, numbers):
-                return NotFound(f"Request for unknown model: '{name}' version {version} is not found")
-            return ModelNotReady(f"model '{name}' version {version} is not at ready state: {model.describe(version)}")
+        model = self._models.get(name)
+        if model is None:
+            return self._not_known(name)
+        numbers = {*model.versions, *model.numbers}
+        if model.awaited and not self._steps.stopped and (not version or version in map(str, model.numbers)):
+            return AwaitLoad(name, model.refusal)
+        if not numbers and (model.fault or model.unsettled):
+            return ModelNotReady(f"model '{name}' is unavailable: {model.fault or model.unsettled}")
+        if not version:
+            described = model.describe() or UNLOADED
+            return ModelNotReady(f"model '{name}' has no available versions: {described}")
+        if version not in map(str, numbers):
+            return NotFound(f"Request for unknown model: '{name}' version {version} is not found")
+        return ModelNotReady(f"model '{name}' version {version} is not at ready state: {model.describe(version)}")
 
     def _not_known(self, name: str) -> NotFound:
         """Needs the lock."""

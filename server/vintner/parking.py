@@ -130,6 +130,9 @@ class Parking:
                 self._waiting[parked.name] = requests - 1, size - parked.size
         if parked.alarm is not None:
             self._alarms.cancel(parked.alarm)
+        cancellation, parked.cancellation = parked.cancellation, None  # or the two would keep each other
+        if cancellation is not None:
+            cancellation.on_cancel(None)
         return ways
 
     def _give_up(self, parked: _Parked, error: VintnerError) -> None:
@@ -139,8 +142,5 @@ class Parking:
 
     def _resume(self, parked: _Parked) -> None:
         ways = self._leave(parked)
-        if ways is None:
-            return
-        if parked.cancellation is not None:
-            parked.cancellation.on_cancel(None)
-        ways.resume()
+        if ways is not None:
+            ways.resume()

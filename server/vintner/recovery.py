@@ -20,6 +20,7 @@ import numpy as np
 
 from vintner.alarms import Alarm
 from vintner.backend import Instance, LoadedModel, close_anyway
+from vintner.call import Parametrized
 from vintner.pools import Pool, Slot
 from vintner.types import Array
 
@@ -41,13 +42,15 @@ Sample = Mapping[str, tuple[tuple[int, ...], np.dtype[Any], Any]]
 
 
 def sample_of(inputs: Mapping[str, Array]) -> Sample:
-    """What inputs look like, without their values."""
-    return {name: (array.shape, array.dtype, _nothing(array)) for name, array in inputs.items()}
+    """What inputs look like, without their values, with the parameters that matter to a run."""
+    looks = {name: (array.shape, array.dtype, _nothing(array)) for name, array in inputs.items()}
+    return Parametrized(looks, inputs.parameters) if isinstance(inputs, Parametrized) else looks
 
 
 def blank(sample: Sample) -> dict[str, Array]:
     """Inputs that look so, of zeros or empty strings."""
-    return {name: _filled(*looks) for name, looks in sample.items()}
+    inputs = {name: _filled(*looks) for name, looks in sample.items()}
+    return Parametrized(inputs, sample.parameters) if isinstance(sample, Parametrized) else inputs
 
 
 def _nothing(array: Array) -> Any:

@@ -284,7 +284,8 @@ class Scheduler:
             given_up = self._overdue(now)
             late += self._give_up(given_up)
             left = [call.deadline for call in (*self._queue, *self._running) if call.deadline is not None]
-            left += [self._due(slot, limit) for slot in self._pools.busy()] if (limit := self._health.timeout) else []
+            limit = self._health.timeout
+            left += [self._due(slot, limit, now) for slot in self._pools.busy()] if limit else []
             if left and not self.closed:
                 self._expect(min(left))
         if self.turnstile is not None:
@@ -466,11 +467,16 @@ class Scheduler:
     def _overdue(self, now: float) -> list[Slot]:
         """The slots whose run takes too long. Needs the lock."""
         limit = self._health.timeout
-        return [] if limit is None else [one for one in self._pools.busy() if self._due(one, limit) <= now]
+        return [] if limit is None else [one for one in self._pools.busy() if self._due(one, limit, now) <= now]
 
-    def _due(self, slot: Slot, limit: float) -> float:
-        """When a slot's run takes too long."""
-        return max(slot.started, self._timed_from) + limit
+    def _due(self, slot: Slot, limit: float, now: float) -> float:
+        """When a slot's run takes too long, as far as is known: while it waits for its client, the model takes no
+        time, or a client that is slow could have it opened anew again and again."""
+        rests = [call.rests for call in slot.batch if call.rests is not None]
+        if any(each.resting for each in rests):
+            return now + limit
+        rested: float = sum(each.seconds for each in rests)
+        return max(slot.started, self._timed_from) + limit + rested
 
     def _give_up(self, overdue: Sequence[Slot]) -> list[Call]:
         """Ends the calls of runs that take too long, whose instances are lost. Needs the lock."""

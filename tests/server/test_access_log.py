@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fake_backend import write_model
+from fake_backend import fake_model, write_model
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from held_backend import held
@@ -31,6 +31,7 @@ def server(
 ) -> Iterator[RunningServer]:
     root = tmp_path_factory.mktemp("access")
     write_model(root / "models" / "m" / "1")
+    write_model(root / "models" / "breaks" / "1", fake_model() | {"decoupled": True, "fail_after": 1})
     options = ("--access-log", "--log-level=error", "--log-format=json", f"--grpc-fast-path={request.param}")
     running = start_server(root / "models", root / "log", *options, env=third_party)
     yield running
@@ -236,3 +237,12 @@ def test_a_stream_is_one_line(server: RunningServer, logged: Callable[..., list[
         assert len(list(stub.ModelStreamInfer(iter([GOOD.message()] * 3), timeout=30))) == 3
     (line,) = logged()
     assert (line["path"], line["status"]) == (f"{SERVICE}/ModelStreamInfer", "OK")
+
+
+def test_a_stream_over_rest_that_began_well_has_the_outcome_that_it_ended_with(
+    server: RunningServer, logged: Callable[..., list[Line]]
+) -> None:
+    body = json.dumps({"input": [1, 2, 3, 4], "repeat": 2}).encode()
+    assert b"failed after 1" in server.request("POST", "/v2/models/breaks/generate_stream", body)[2]
+    (line,) = logged()
+    assert (line["status"], line["outcome"]) == (200, "backend")

@@ -78,9 +78,10 @@ def test_what_is_empty_or_unknown_is_left_out() -> None:
         ("queue_full", "UNAVAILABLE", "queue_full"),
         ("ok", "OK", "ok"),
         ("ok", "RESOURCE_EXHAUSTED", "too_large"),
+        ("cancelled", "OK", "cancelled"),  # of a stream
     ],
 )
-def test_the_outcome_is_the_metrics_one_and_never_contradicts_the_status(noted: str, code: str, outcome: str) -> None:
+def test_the_outcome_is_the_metrics_one_and_never_better_than_the_status(noted: str, code: str, outcome: str) -> None:
     assert fields(visit(outcome=noted), code, code, None, 10.0)["outcome"] == outcome
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_backend import FakeModel, fake_model, write_model
+from fake_backend import FakeGenerator, FakeModel, fake_model, write_model
 from model_world import WAIT, World, eventually
+from vintner import recovery
 from vintner.backend import LoadSpec
 from vintner.decoupled import loader
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, LoadError, QueueFull, Unsupported
@@ -127,6 +128,27 @@ def test_a_response_that_is_no_output_of_the_model_is_an_error(world: Streaming)
     assert "wrong" in error.message
 
 
+def test_a_generator_that_cannot_be_closed_hides_no_error_of_its_own(
+    world: Streaming, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stubborn:
+        def __iter__(self) -> Stubborn:
+            return self
+
+        def __next__(self) -> Any:
+            raise BackendError("the device is gone")
+
+        def close(self) -> None:
+            raise RuntimeError("it cannot be closed")
+
+    instance = world.manager.ready("m")[0]._scheduler._pools.fastest.opening.slots[0].instance
+    instance._generator.generate = lambda inputs, parameters: Stubborn()  # type: ignore[attr-defined]
+    error = world.stream(1)[1].get(timeout=WAIT)
+    assert isinstance(error, BackendError)
+    assert error.message == "the device is gone"
+    assert "it cannot be closed" in caplog.text
+
+
 def test_a_cancelled_request_is_answered_at_once_and_its_generator_is_closed(world: Streaming) -> None:
     gate = threading.Event()
     world.model.gate = lambda: gate.wait(WAIT) and None
@@ -151,6 +173,37 @@ def test_a_deadline_ends_a_generation(world: Streaming) -> None:
     gate.release(5)
     eventually(lambda: world.model.generated == 1)
     assert values(responses) == [2]
+
+
+def test_the_time_for_which_a_run_waits_for_its_client_is_not_the_models(tmp_path: Path) -> None:
+    """A client that is slow must not have the model opened anew, for which all others would wait."""
+    world = Streaming(tmp_path, config="execution_timeout_seconds: 0.05")
+    answers: SimpleQueue[Response | Exception] = SimpleQueue()
+    taken = threading.Semaphore(0)
+    inputs = {"input": Tensor("INT32", np.array([[1], [2]], np.int32))}
+    request = Request("m", "", inputs, on_response=lambda response: taken.acquire(timeout=0.2) and None)
+    turn = world.service.submit(request, "grpc", answers.put)
+    assert turn is not None
+    turn.run()
+    assert isinstance(answers.get(timeout=WAIT), Response)
+    assert len(world.backend.loaded) == 1
+
+
+def test_a_generator_that_hangs_is_given_up_though_its_client_was_slow(tmp_path: Path) -> None:
+    world = Streaming(tmp_path, config="execution_timeout_seconds: 0.05")
+    gate = threading.Semaphore(1)
+    world.model.gate = lambda: gate.acquire(timeout=WAIT) and None
+    answers: SimpleQueue[Response | Exception] = SimpleQueue()
+    taken = threading.Semaphore(0)
+    inputs = {"input": Tensor("INT32", np.array([[1], [2]], np.int32))}
+    request = Request("m", "", inputs, on_response=lambda response: taken.acquire(timeout=0.2) and None)
+    turn = world.service.submit(request, "grpc", answers.put)
+    assert turn is not None
+    turn.pass_on()
+    assert isinstance(answers.get(timeout=WAIT), DeadlineExceeded)
+    eventually(lambda: len(world.backend.loaded) == 2)
+    gate.release(5)
+    eventually(lambda: world.model.generated == 1)
 
 
 def test_requests_wait_their_turn_and_the_queue_is_bounded(tmp_path: Path) -> None:
@@ -220,6 +273,30 @@ def test_a_warm_up_generates(tmp_path: Path) -> None:
     world = Streaming(tmp_path, config="warmup: true")
     assert world.model.generated == 1
     assert world.counted("success") == []
+
+
+def test_a_warm_up_needs_no_more_than_a_response_for_a_generator_may_never_end(tmp_path: Path) -> None:
+    samples = "warmup: [{name: rows, inputs: {input: {shape: [3, 1]}}}]"
+    assert Streaming(tmp_path, config=samples).model.runs == 1
+
+
+def test_an_examination_has_the_parameters_of_a_request_that_succeeded(
+    world: Streaming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generator may need some; without them clients could have a model taken for broken, again and again."""
+    monkeypatch.setattr(recovery, "FIRST_PAUSE", 0.01)
+    generate = FakeGenerator.generate
+
+    def demanding(self: FakeGenerator, inputs: Any, parameters: Any) -> Any:
+        parameters["repeat"]
+        return generate(self, inputs, parameters)
+
+    monkeypatch.setattr(FakeGenerator, "generate", demanding)
+    assert isinstance(world.stream(1, parameters={"repeat": 1})[1].get(timeout=WAIT), Response)
+    for _ in range(3):
+        assert isinstance(world.stream(1)[1].get(timeout=WAIT), Exception)
+    assert isinstance(world.stream(1, parameters={"repeat": 1})[1].get(timeout=WAIT), Response)
+    assert len(world.backend.loaded) == 1
 
 
 @pytest.mark.parametrize(

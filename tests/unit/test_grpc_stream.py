@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,9 +16,9 @@ from fake_backend import FakeModel, fake_model, write_model
 from model_world import WAIT, World, eventually
 from tritonclient.grpc.service_pb2 import ModelStreamInferResponse
 from vintner import grpc_stream
-from vintner.errors import InvalidArgument, NotFound, QueueFull, Stopping
-from vintner.grpc_stream import InferStream, Streams
-from vintner.types import Request, Tensor
+from vintner.errors import DeadlineExceeded, InvalidArgument, NotFound, QueueFull, Stopping
+from vintner.grpc_stream import InferStream, Streams, _Asked
+from vintner.types import Request, Response, Tensor
 
 END = None
 
@@ -207,6 +209,23 @@ def test_no_more_is_read_than_may_wait_for_its_answer(world: World, monkeypatch:
     assert talk.ids(5) == ["0", "1", "2", "3", "4"]
 
 
+def test_a_stream_that_waits_for_requests_does_not_keep_the_last_one(world: World) -> None:
+    class Sent(bytearray):
+        """Bytes whose end can be seen."""
+
+    sent: SimpleQueue[Sent] = SimpleQueue()
+    stream = InferStream(world.service, lambda data: decode(bytes(data)), None, str)
+    messages = stream.messages(iter(sent.get, None))
+    message = Sent(repr(("a", (1,), "", {})).encode())
+    kept = weakref.ref(message)
+    sent.put(message)
+    del message
+    next(messages)
+    eventually(lambda: kept() is None)
+    messages.close()  # type: ignore[attr-defined]
+    sent.put(Sent())  # which ends the thread that reads
+
+
 def test_a_client_that_takes_nothing_loses_its_request(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = InferStream(world.service, decode, None, str)
     monkeypatch.setattr(stream._outbox, "_patience", 0.01)
@@ -216,6 +235,27 @@ def test_a_client_that_takes_nothing_loses_its_request(world: World, monkeypatch
     eventually(lambda: world.manager.ready("rows")[0].metrics.requests["grpc"].outcomes["cancelled"] == 1)
     *_, last = (ModelStreamInferResponse.FromString(message) for message in messages)
     assert "no response was taken" in last.error_message
+
+
+def test_a_request_that_turns_out_to_be_decoupled_once_it_has_ended_is_told_its_end(world: World) -> None:
+    """Nothing is known of a model that sleeps, so its request stands in the order of the others; it may expire just as
+    it responds."""
+    stream = InferStream(world.service, decode, None, str)
+    first, late = (stream._expect(_Asked(name, True, False)) for name in ("first", "late"))
+    stream._end(late, DeadlineExceeded("too late"))
+    stream._respond(late, Response("rows", "1", {}))
+    stream._end(first, InvalidArgument("it is wrong"))
+    stream.stop()
+    found = [ModelStreamInferResponse.FromString(data) for data in itertools.islice(stream.messages(iter([])), 2)]
+    assert [message.error_message for message in found] == ["too late", "it is wrong"]
+
+
+def test_what_is_read_as_the_call_ends_is_cancelled(world: World) -> None:
+    stream = InferStream(world.service, decode, None, str)
+    stream.cancel()  # after the reader has seen that it was not
+    stream._ask(repr(("rows", (1, 2), "late", {})).encode())
+    assert world.manager.ready("rows")[0].metrics.requests["grpc"].outcomes["cancelled"] == 1
+    assert model(world, "rows").runs == 0
 
 
 def test_streams_are_bounded_and_none_begins_once_the_server_stops(world: World) -> None:

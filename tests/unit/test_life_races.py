@@ -21,6 +21,7 @@ from vintner.backend import LoadSpec
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound, Unavailable
 from vintner.manager import Admission
 from vintner.model_source import Scan
+from vintner.servable import Servable
 from vintner.turns import Threads
 from vintner.types import Response
 
@@ -166,6 +167,21 @@ def test_a_model_that_was_loaded_for_requests_is_not_evicted_before_they_have_it
     assert isinstance(third.get(timeout=WAIT), Response)
     assert world.reason("b") == ""
     assert not any(entry.failed for entry in world.manager.index() if entry.name == "b"), "it was refused, but is not"
+
+
+def test_a_model_that_is_published_just_after_it_was_looked_for_is_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put("a", 1)
+    world.settle()
+    looked, lease = [], world.manager._catalogue.lease
+
+    def late(name: str, version: str, request_id: str | None) -> Servable | None:
+        looked.append(name)
+        return lease(name, version, request_id) if len(looked) > 1 else None
+
+    monkeypatch.setattr(world.manager._catalogue, "lease", late)
+    assert isinstance(world.infer("a"), Response)
 
 
 def test_requests_for_a_model_that_becomes_on_demand_while_it_loads_for_them_are_answered(world: World) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from vintner.outbox import Outbox
 
@@ -57,3 +58,38 @@ def test_a_client_that_takes_nothing_is_not_waited_for_beyond_the_patience() -> 
     outbox.put(1)
     assert not outbox.wait_for_room()
     assert not outbox.closed
+
+
+def test_what_is_put_in_does_not_pass_for_what_is_taken() -> None:
+    """A client could otherwise have others wait for it as long as it asks for more, and takes nothing."""
+    outbox: Outbox[int] = Outbox(most=1, patience=0.05)
+    outbox.put(1)
+    found: list[bool] = []
+    waiter = threading.Thread(target=lambda: found.append(outbox.wait_for_room()))
+    waiter.start()
+    end = time.monotonic() + WAIT
+    while waiter.is_alive() and time.monotonic() < end:
+        outbox.put(2)
+        waiter.join(0.01)
+    assert found == [False]
+
+
+def test_nothing_is_lost_between_many_who_put_and_wait_and_one_who_takes() -> None:
+    outbox: Outbox[tuple[int, int]] = Outbox(most=2, patience=WAIT)
+
+    def make(maker: int) -> None:
+        for number in range(300):
+            assert outbox.wait_for_room()
+            outbox.put((maker, number))
+
+    makers = [threading.Thread(target=make, args=(maker,)) for maker in range(4)]
+    for each in makers:
+        each.start()
+    taken = [outbox.take(WAIT) for _ in range(4 * 300)]
+    for each in makers:
+        each.join(WAIT)
+    assert [[number for maker, number in filter(None, taken) if maker == each] for each in range(4)] == [
+        [*range(300)]
+    ] * 4
+    outbox.close()
+    assert (outbox.take(), outbox.take()) == (None, None)

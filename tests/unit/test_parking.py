@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Callable
 from threading import Thread
 from typing import Any
@@ -84,6 +86,25 @@ def test_a_client_that_goes_away_frees_the_place() -> None:
     lot.park()
     go_on()
     assert len(lot.outcomes) == 1
+
+
+@pytest.mark.parametrize("end", ["late", "resumed", "cancelled"])
+def test_nothing_of_a_request_outlives_its_wait(end: str) -> None:
+    class Call(Cancellation):
+        """As a front end's, which holds all that there is of the call."""
+
+    gc.disable()
+    try:
+        lot, call = Lot(), Call()
+        kept = weakref.ref(call)
+        go_on = lot.park(cancellation=call)  # which whoever loads the model holds
+        ends = {"resumed": go_on, "late": lot.clock.ring, "cancelled": call.cancel}
+        ends[end]()
+        assert len(lot.outcomes) == 1
+        del call, ends
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_a_client_that_is_gone_already_does_not_wait() -> None:
