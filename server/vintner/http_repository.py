@@ -9,7 +9,7 @@ import orjson
 from vintner import http_control
 from vintner.control_parameters import NO_REPOSITORIES
 from vintner.errors import TooLarge, Unsupported
-from vintner.http_body import read_body
+from vintner.http_body import Bodies, read_body
 from vintner.http_server import JSON, Route, route
 from vintner.http_transport import Answer, Environ
 from vintner.service import Service
@@ -18,10 +18,10 @@ from vintner.service import Service
 class Control:
     """One method for each operation."""
 
-    def __init__(self, service: Service, max_request_bytes: int, max_upload_bytes: int = 0) -> None:
+    def __init__(self, service: Service, bodies: Bodies, max_upload_bytes: int = 0) -> None:
         """Without `max_upload_bytes` the body of a load is bounded as any other."""
         self._service = service
-        self._limit = max_request_bytes
+        self._bodies = bodies
         self._upload_limit = max_upload_bytes
 
     @property
@@ -40,7 +40,7 @@ class Control:
         raise Unsupported(NO_REPOSITORIES)
 
     def repository_index(self, environ: Environ) -> Answer:
-        ready_only = http_control.decode_index(read_body(environ, self._limit))
+        ready_only = http_control.decode_index(self._bodies.read(environ))
         return 200, (JSON,), http_control.encode_index(self._service.repository_index(ready_only))
 
     def load(self, environ: Environ, model: str) -> Answer:
@@ -50,8 +50,8 @@ class Control:
 
     def _read_upload(self, environ: Environ) -> bytes:
         if not self._upload_limit:
-            return read_body(environ, self._limit)
-        limit = http_control.largest_body(self._upload_limit, self._limit)
+            return read_body(environ, self._bodies.limit)
+        limit = http_control.largest_body(self._upload_limit, self._bodies.limit)
         try:
             return read_body(environ, limit)
         except TooLarge as exc:
@@ -59,7 +59,7 @@ class Control:
 
     def unload(self, environ: Environ, model: str) -> Answer:
         with self._service.one_control_call():
-            self._service.unload_model(model, http_control.decode_parameters(read_body(environ, self._limit)))
+            self._service.unload_model(model, http_control.decode_parameters(read_body(environ, self._bodies.limit)))
         return 200, (JSON,), b"{}"
 
     def version_states(self, environ: Environ) -> Answer:

@@ -92,7 +92,7 @@ class HttpTransport:
         """
         self._handler = handler
         self._header_seconds = header_seconds
-        self._threads = threads
+        self._threads = threads + DISCARDERS  # whom a silent client holds up for as long as it likes
         self._discarders = Semaphore(DISCARDERS)
         self._socket = _listen(host, port, purpose)
         self.port: int = self._socket.getsockname()[1]

@@ -55,7 +55,8 @@ MOST_STREAMS = 256
 if its client takes nothing."""
 
 CONTROL_THREADS = 32
-"""Threads that a front end has beyond those that inferences can occupy, so that a health check always finds one."""
+"""Threads that a front end has beyond those that inferences can occupy, so that a health check always finds one. Half
+of them may load and unload, a quarter wait for models to be loaded, an eighth read other bodies: some are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Service:
         self.started = time.time()
         self._parking = Parking(manager.threads.alarms)
         manager.registry.parked = lambda: self._parking.waiting
-        self._places = BoundedSemaphore(CONTROL_THREADS // 2)
+        self._places = BoundedSemaphore(CONTROL_THREADS // 4)
 
     # -- health ----------------------------------------------------------------------------------------------
 
