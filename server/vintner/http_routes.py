@@ -36,7 +36,7 @@ def routes(
     Without `max_upload_bytes` the body of a load is bounded as any other.
     """
     bodies = Bodies(max_request_bytes, max_bodies, json)
-    others = Bodies(max_request_bytes, MOST_OTHERS)
+    others = Bodies(max_request_bytes, MOST_OTHERS, turn=bodies.turn)
     return [
         *Inference(service, bodies).routes,
         *Generate(service, bodies).routes,

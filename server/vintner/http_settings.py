@@ -49,8 +49,9 @@ class Settings:
         return 200, (JSON,), orjson.dumps(document)
 
     def _changes(self, environ: Environ) -> Mapping[str, Any]:
-        body = self._bodies.read(environ)
-        document = parse(body) if body.strip() else {}
+        with self._bodies.one() as place:
+            body = place.read(environ)
+            document = parse(body) if body.strip() else {}
         if not isinstance(document, dict):
             raise InvalidArgument("expected a JSON object of settings")
         return document

@@ -46,7 +46,8 @@ class SharedMemory:
 
     def register(self, environ: Environ, region: str) -> Answer:
         self._regions.check_allowed()
-        document = parse(self._bodies.read(environ))
+        with self._bodies.one() as place:
+            document = parse(place.read(environ))
         if not isinstance(document, dict):
             raise InvalidArgument("the body must be a JSON object with 'key', 'byte_size' and perhaps 'offset'")
         key = document.get("key")
