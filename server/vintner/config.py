@@ -122,7 +122,9 @@ class ServerConfig:
     http_body_timeout_seconds: float = field(
         default=65.0,
         metadata=as_option(
-            PERIOD, "How long a REST client may take for the body of a request, beside 8 s for each MiB of it."
+            PERIOD,
+            "How long a REST client may take for the body of a request, beside 8 s for each MiB of it, and for how long"
+            " it may take nothing of an answer.",
         ),
     )
     http_docs: bool = field(
