@@ -166,7 +166,7 @@ class _Server:
             config.max_request_bytes,
             config.max_concurrent_requests,
             upload,
-            JsonLimits(config.max_json_nesting, config.max_json_keys, config.max_json_outputs),
+            JsonLimits(config.max_json_nesting, config.max_json_keys, config.max_json_outputs, config.max_json_arrays),
             documented=config.http_docs,
         )
         self._http: HttpTransport = HttpTransport(

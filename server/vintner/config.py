@@ -113,6 +113,10 @@ class ServerConfig:
     max_json_outputs: int = field(
         default=1024, metadata=as_option(integer(1), "Outputs that an inference over REST may ask for.")
     )
+    max_json_arrays: int = field(
+        default=1 << 22,
+        metadata=as_option(integer(1), "Arrays and objects, all together, in the JSON of an inference over REST."),
+    )
     http_header_timeout_seconds: float = field(
         default=65.0,
         metadata=as_option(
