@@ -22,7 +22,10 @@ MOST_STRINGS: Final = 1_000_000
 """Triton's limit."""
 
 SORTED_TOGETHER: Final = 1 << 16
-"""Values; their indices take eight bytes each."""
+"""Values of short rows; their indices take eight bytes each."""
+
+LONGEST_SORTED: Final = 1 << 20
+"""Values of a long row: a row of bytes that fills a message would have indices of sixteen gigabytes."""
 
 UNFIT: Final = frozenset({"BYTES", "FP16", "BF16", "BOOL"})
 """Datatypes that Triton refuses."""
@@ -108,10 +111,20 @@ def _fill(strings: Array, values: Array, labels: Sequence[bytes]) -> None:
     step = max(1, SORTED_TOGETHER // values.shape[1])
     for start in range(0, rows, step):
         own = values[start : start + step]
-        best = _descending(own)[:, :count]
+        best = _descending(own)[:, :count] if step > 1 else _highest(own[0], count)[np.newaxis]
         made = zip(np.take_along_axis(own, best, 1).ravel().tolist(), best.ravel().tolist(), strict=True)
         flat = strings[start : start + step].reshape(-1)  # a view: these rows are next to each other
         flat[:] = [_string(value, index, labels) for value, index in made]
+
+
+def _highest(values: Array, count: int) -> Array:
+    """Of one row of any length, as `_descending`, but with the indices of a part of it in memory at a time."""
+    best = np.empty(0, np.intp)
+    for start in range(0, len(values), LONGEST_SORTED):
+        part = _descending(values[np.newaxis, start : start + LONGEST_SORTED])[0, :count] + start
+        both = np.concatenate((best, part))  # of equal values the earlier ones stay in front
+        best = both[_descending(values[np.newaxis, both])[0, :count]]
+    return best
 
 
 def _descending(values: Array) -> Array:
