@@ -126,9 +126,7 @@ class ServerConfig:
     http_body_timeout_seconds: float = field(
         default=65.0,
         metadata=as_option(
-            PERIOD,
-            "How long a REST client may take for the body of a request, beside 8 s for each MiB of it, and for how long"
-            " it may take nothing of an answer.",
+            PERIOD, "How long a REST client may take for the body of a request, beside 8 s for each MiB of it."
         ),
     )
     http_docs: bool = field(

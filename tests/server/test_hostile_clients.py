@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import select
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from queue import SimpleQueue
 
 import grpc
@@ -23,17 +21,6 @@ from vintner.server_reflection import MOST_CALLS
 from vintner.service import MOST_STREAMS
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory, third_party: dict[str, str]) -> Iterator[RunningServer]:
-    """A server with about as few threads as there can be, little patience, and one model."""
-    root = tmp_path_factory.mktemp("small")
-    write_model(root / "plain" / "1", fake_model(shape=(-1, 2)))
-    flags = ["--max-concurrent-requests=1", "--http-body-timeout-seconds=1"]
-    server = start_server(root, root.parent / "small.log", *flags, env=third_party)
-    yield server
-    server.kill()
 
 
 def connect(address: str) -> socket.socket:
@@ -70,25 +57,20 @@ def test_few_threads_wait_for_the_bodies_of_what_runs_no_model(doubling: Running
         assert doubling.request("GET", "/v2/health/live")[0] == 200
 
 
-def test_who_takes_nothing_of_an_answer_is_hung_up_on(small: RunningServer) -> None:
-    """More of it than the kernel keeps. It is the server that has ended the connection: its client is not told."""
-    descriptors = Path(f"/proc/{small.process.pid}/fd")
-    size = 16 << 20
-    tensor = {"name": "input", "datatype": "FP32", "shape": [size // 8, 2], "parameters": {"binary_data_size": size}}
-    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
-    header = f"Content-Length: {len(text) + size}\r\nInference-Header-Content-Length: {len(text)}"
-    with connect(small.http) as connection:
-        connection.sendall(f"POST /v2/models/plain/infer HTTP/1.1\r\nHost: here\r\n{header}\r\n\r\n{text}".encode())
-        connection.sendall(bytes(size))
-        assert connection.recv(12) == b"HTTP/1.1 200"
-        held = len(list(descriptors.iterdir()))
-        wait_until(lambda: len(list(descriptors.iterdir())) < held)
-
-
 # -- gRPC ------------------------------------------------------------------------------------------------------
 
 SERVICE = "/inference.GRPCInferenceService"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, third_party: dict[str, str]) -> Iterator[RunningServer]:
+    """A server with about as few threads as there can be, and one model."""
+    root = tmp_path_factory.mktemp("small")
+    write_model(root / "plain" / "1", fake_model(shape=(-1, 2)))
+    server = start_server(root, root.parent / "small.log", "--max-concurrent-requests=1", env=third_party)
+    yield server
+    server.kill()
 
 
 async def ask_while_half_open(address: str, method: str, count: int) -> None:
