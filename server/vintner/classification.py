@@ -21,6 +21,12 @@ from vintner.types import Array, Request, Response, Tensor, TensorSpec
 MOST_STRINGS: Final = 1_000_000
 """Triton's limit."""
 
+SORTED_TOGETHER: Final = 1 << 16
+"""Values of short rows; their indices take eight bytes each."""
+
+LONGEST_SORTED: Final = 1 << 20
+"""Values of a long row: a row of bytes that fills a message would have indices of sixteen gigabytes."""
+
 UNFIT: Final = frozenset({"BYTES", "FP16", "BF16", "BOOL"})
 """Datatypes that Triton refuses."""
 
@@ -88,24 +94,42 @@ def classes_of(name: str, values: Array, count: int, labels: Sequence[bytes], ha
     rows = values.shape[0] if has_rows else 1
     elements = prod(values.shape[1:] if has_rows else values.shape)
     count = min(count, elements)
-    if rows * count > MOST_STRINGS:
+    if rows * max(count, 1) > MOST_STRINGS:  # rows without elements cost nothing to send, but each takes its turn
         raise InvalidArgument(
             f"classification output tensor too large: output '{name}' has {rows} rows of {count} classes, at most"
             f" {MOST_STRINGS} strings are made"
         )
-    flat = values.reshape(rows, elements)
     strings = np.empty((rows, count), np.object_)
-    for row, own in enumerate(flat):
-        best = _descending(own)[:count]
-        strings[row] = [
-            _string(value, index, labels) for value, index in zip(own[best].tolist(), best.tolist(), strict=True)
-        ]
+    if count:
+        _fill(strings, values.reshape(rows, elements), labels)
     return Tensor("BYTES", strings if has_rows else strings[0])
 
 
+def _fill(strings: Array, values: Array, labels: Sequence[bytes]) -> None:
+    """Both have two dimensions. Short rows are sorted many at a time; long ones one by one, which takes less memory."""
+    rows, count = strings.shape
+    step = max(1, SORTED_TOGETHER // values.shape[1])
+    for start in range(0, rows, step):
+        own = values[start : start + step]
+        best = _descending(own)[:, :count] if step > 1 else _highest(own[0], count)[np.newaxis]
+        made = zip(np.take_along_axis(own, best, 1).ravel().tolist(), best.ravel().tolist(), strict=True)
+        flat = strings[start : start + step].reshape(-1)  # a view: these rows are next to each other
+        flat[:] = [_string(value, index, labels) for value, index in made]
+
+
+def _highest(values: Array, count: int) -> Array:
+    """Of one row of any length, as `_descending`, but with the indices of a part of it in memory at a time."""
+    best = np.empty(0, np.intp)
+    for start in range(0, len(values), LONGEST_SORTED):
+        part = _descending(values[np.newaxis, start : start + LONGEST_SORTED])[0, :count] + start
+        both = np.concatenate((best, part))  # of equal values the earlier ones stay in front
+        best = both[_descending(values[np.newaxis, both])[0, :count]]
+    return best
+
+
 def _descending(values: Array) -> Array:
-    """Indices; the complement turns the order of integers round where a minus would overflow."""
-    return np.argsort(-values if values.dtype.kind == "f" else ~values, kind="stable")
+    """Indices within each row; the complement turns the order of integers round where a minus would overflow."""
+    return np.argsort(-values if values.dtype.kind == "f" else ~values, axis=1, kind="stable")
 
 
 def _string(value: float, index: int, labels: Sequence[bytes]) -> bytes:

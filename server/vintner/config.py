@@ -114,6 +114,10 @@ class ServerConfig:
     max_json_outputs: int = field(
         default=1024, metadata=as_option(integer(1), "Outputs that an inference over REST may ask for.")
     )
+    max_json_arrays: int = field(
+        default=1 << 22,
+        metadata=as_option(integer(1), "Arrays and objects, all together, in the JSON of an inference over REST."),
+    )
     http_header_timeout_seconds: float = field(
         default=65.0,
         metadata=as_option(
@@ -123,9 +127,7 @@ class ServerConfig:
     http_body_timeout_seconds: float = field(
         default=65.0,
         metadata=as_option(
-            PERIOD,
-            "How long a REST client may take for the body of a request, beside 8 s for each MiB of it, and for how long"
-            " it may take nothing of an answer.",
+            PERIOD, "How long a REST client may take for the body of a request, beside 8 s for each MiB of it."
         ),
     )
     http_docs: bool = field(

@@ -84,7 +84,7 @@ def _routes(config: ServerConfig, service: Service) -> Sequence[Route]:
         config.max_request_bytes,
         config.max_concurrent_requests,
         config.max_upload_bytes if config.allow_model_upload else 0,
-        JsonLimits(config.max_json_nesting, config.max_json_keys, config.max_json_outputs),
+        JsonLimits(config.max_json_nesting, config.max_json_keys, config.max_json_outputs, config.max_json_arrays),
         documented=config.http_docs,
     )
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Event, Lock
 from typing import Any, Final
 
@@ -45,19 +45,19 @@ Begin = Callable[[bytes, Any], Turn | None]
 
 
 class FastPath:
-    """Serves one unary method of a `grpc.server` that has not been started; everything else stays the server's.
+    """Serves a few unary methods of a `grpc.server` that has not been started; everything else stays the server's.
 
-    Life: the constructor, `start`, `stop`, each once. `begin` must neither block nor raise.
+    Life: the constructor, `start`, `stop`, each once. What begins a call must neither block nor raise.
     """
 
-    def __init__(self, server: grpc.Server, *, method: str, begin: Begin) -> None:
-        self.begin = begin
+    def __init__(self, server: grpc.Server, *, methods: Mapping[str, Begin]) -> None:
         self._server = server
         self._core = server._state.server
-        self._method = method
+        self._methods = [_Method(self, name, begin) for name, begin in methods.items()]
         self._queue = cygrpc.CompletionQueue()
         self._core.register_completion_queue(self._queue)
-        self._core.register_method(method)
+        for name in methods:
+            self._core.register_method(name)
         self._poller = Poller(self._poll, name="vintner-grpc-fast")
         self._lock = Lock()
         self._users = 1  # of the queue: this object until `stop`, every request for a call, every call
@@ -66,8 +66,9 @@ class FastPath:
     def start(self) -> None:
         """Starts the server too."""
         self._server.start()
-        for _ in range(REQUESTED):
-            self._request_call()
+        for method in self._methods:
+            for _ in range(REQUESTED):
+                method.request_call()
         self._poller.start()
 
     def stop(self, grace: float) -> None:
@@ -99,20 +100,35 @@ class FastPath:
             logger.exception("a call's event could not be handled")
             return None
 
-    def _request_call(self) -> None:
+    def request_call(self, method: str, arrived: Callable[[Any], None]) -> None:
+        """Asks the core for one call more."""
         with self._lock:
             self._users += 1
         try:
-            self._core.request_registered_call(self._queue, self._queue, self._method, self._arrived)
+            self._core.request_registered_call(self._queue, self._queue, method, arrived)
         except ValueError:  # the server is shutting down
             self.release()
 
+
+class _Method:
+    """One method, and what begins its calls."""
+
+    __slots__ = ("_name", "_path", "begin")
+
+    def __init__(self, path: FastPath, name: str, begin: Begin) -> None:
+        self._path = path
+        self._name = name
+        self.begin = begin
+
+    def request_call(self) -> None:
+        self._path.request_call(self._name, self._arrived)
+
     def _arrived(self, event: Any) -> None:
         if event.success:
-            self._request_call()
-            Call(self, event).receive()
+            self.request_call()
+            Call(self._path, self.begin, event).receive()
         else:  # the server is shutting down
-            self.release()
+            self._path.release()
 
 
 class Call:
@@ -121,10 +137,11 @@ class Call:
     Threads: the one that polls, and whichever calls `answer` or `fail`.
     """
 
-    __slots__ = ("_call", "_callbacks", "_event", "_over", "_path")
+    __slots__ = ("_begin", "_call", "_callbacks", "_event", "_over", "_path")
 
-    def __init__(self, path: FastPath, event: Any) -> None:
+    def __init__(self, path: FastPath, begin: Begin, event: Any) -> None:
         self._path = path
+        self._begin = begin
         self._event = event
         self._call = event.call
         self._callbacks: list[Callable[[], None]] | None = None
@@ -170,7 +187,7 @@ class Call:
             self.fail(grpc.StatusCode.UNIMPLEMENTED, "a unary call has exactly one request message")
             return None
         try:
-            return self._path.begin(message, self)
+            return self._begin(message, self)
         except Exception:
             self.fail(grpc.StatusCode.INTERNAL, "internal error")
             raise
@@ -215,7 +232,7 @@ def _try_it() -> str | None:
     """Makes one good and one failing call over a socket without a name in the file system."""
     executor = LeanExecutor(1, "vintner-grpc-check")
     server = grpc.server(executor)
-    path = FastPath(server, method="/check/Echo", begin=_check)
+    path = FastPath(server, methods={"/check/Echo": _check})
     address = f"unix-abstract:vintner-{os.getpid()}-{time.monotonic_ns():x}"
     server.add_insecure_port(address)
     path.start()

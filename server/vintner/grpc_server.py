@@ -1,8 +1,9 @@
 """The gRPC front end: `inference.GRPCInferenceService`, `grpc.health.v1` and server reflection on one port.
 
 Knows the transport; what is done is the service's, how messages look is the codec's. The calls are handled by
-grpcio's synchronous server on a lean executor, ModelInfer by the fast path if it can be used. Messages are parsed
-here, so that a malformed one is the client's error and not ours.
+grpcio's synchronous server on a lean executor, ModelInfer by the fast path if it can be used. So is what probes ask:
+grpcio keeps a thread for each call from its beginning on, and calls whose message never comes would take them all.
+Messages are parsed here, so that a malformed one is the client's error and not ours.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from vintner import grpc_codec as codec
 from vintner import grpc_control, grpc_metadata, grpc_settings, server_reflection
 from vintner.control_parameters import NO_REPOSITORIES
-from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, Unsupported, VintnerError
+from vintner.errors import ConfigError, InvalidArgument, ModelNotReady, NotFound, Unsupported, VintnerError
 from vintner.executor import LeanExecutor
 from vintner.grpc_access_log import AccessLog, logged_begin, naming, note
 from vintner.grpc_connections import THE_CORES, ConnectionSettings, channel_arguments
-from vintner.grpc_fast_path import Call, FastPath, unusable
+from vintner.grpc_fast_path import Begin, Call, FastPath, unusable
 from vintner.grpc_headings import Headings
 from vintner.grpc_shared_memory import SharedMemory
 from vintner.grpc_stream import InferStream, Streams
@@ -37,9 +38,13 @@ logger = logging.getLogger(__name__)
 
 SERVICE_NAME = "inference.GRPCInferenceService"
 INFER = f"/{SERVICE_NAME}/ModelInfer"
+HEALTH = f"/{health.SERVICE_NAME}/Check"
 
 NO_DEADLINE = 365 * 86400.0
 """Seconds that nobody means: grpcio reports a call without a deadline as one in some centuries."""
+
+PROBES: Final = ("ServerLive", "ServerReady", "ModelReady")
+"""Calls that are answered at once, on the fast path too."""
 
 LONGEST_DETAILS = 2500
 """Bytes of UTF-8. Each may take three in the trailer, and clients begin to refuse trailers at 8 KiB."""
@@ -56,6 +61,15 @@ class _Health(health.HealthServicer):  # type: ignore[misc]
     """grpcio's, whose watches would last until their clients go away, and so hold up the end of the server."""
 
     _ending = False
+
+    def probed(self, request: health_pb2.HealthCheckRequest, call: Call) -> Message:
+        """As `Check`, with errors as this server's are."""
+        with self._lock:
+            status = self._server_status.get(request.service)
+        if status is None:
+            raise NotFound(f"no health is known of a service '{request.service}'")
+        answer: Message = health_pb2.HealthCheckResponse(status=status)
+        return answer
 
     def Watch(self, request: Any, context: Any, send_response_callback: Any = None) -> None:  # noqa: N802
         super().Watch(request, context, send_response_callback)
@@ -95,12 +109,14 @@ class GrpcServer:
             interceptors=[AccessLog()] if access_log else [],
             options=channel_arguments(connections, max_message_bytes),
         )
+        self._health = _Health(experimental_non_blocking=True)
         self._fast: FastPath | None = None
         if fast_path == "auto" and _usable():
-            begin = logged_begin(handlers.begin_infer, INFER) if access_log else handlers.begin_infer
-            self._fast = FastPath(self._server, method=INFER, begin=begin)
+            begins = handlers.fast() | {HEALTH: _at_once(health_pb2.HealthCheckRequest, self._health.probed)}
+            if access_log:
+                begins = {path: logged_begin(begin, path) for path, begin in begins.items()}
+            self._fast = FastPath(self._server, methods=begins)
         self._server.add_generic_rpc_handlers((handlers.generic(),))
-        self._health = _Health(experimental_non_blocking=True)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         server_reflection.enable(self._server, (SERVICE_NAME, health.SERVICE_NAME))
         self.announce_readiness()
@@ -165,6 +181,20 @@ class _Handlers:
         self.streams = Streams()
 
     def generic(self) -> Any:
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(_answer(message, handler))
+            for name, (message, handler) in self._methods().items()
+        }
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self.model_stream_infer)
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+
+    def fast(self) -> dict[str, Begin]:
+        """What begins the calls of the fast path."""
+        methods = self._methods()
+        probes: dict[str, Begin] = {f"/{SERVICE_NAME}/{name}": _at_once(*methods[name]) for name in PROBES}
+        return {INFER: self.begin_infer, **probes}
+
+    def _methods(self) -> dict[str, tuple[type[Message], Handler]]:
         methods: dict[str, tuple[type[Message], Handler]] = {
             "ServerLive": (pb.ServerLiveRequest, self.server_live),
             "ServerReady": (pb.ServerReadyRequest, self.server_ready),
@@ -181,14 +211,9 @@ class _Handlers:
             "LogSettings": (pb.LogSettingsRequest, self.log_settings),
             "TraceSetting": (pb.TraceSettingRequest, self.trace_setting),
         }
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                _answer(message, naming(handler) if self._logs_access else handler)
-            )
-            for name, (message, handler) in methods.items()
-        }
-        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self.model_stream_infer)
-        return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+        if not self._logs_access:
+            return methods
+        return {name: (message, naming(handler)) for name, (message, handler) in methods.items()}
 
     def server_live(self, request: pb.ServerLiveRequest, context: Any) -> Message:
         return pb.ServerLiveResponse(live=self._service.live())
@@ -334,13 +359,30 @@ def _parsed(message: type[MessageT], data: bytes) -> MessageT:
         raise InvalidArgument(f"the request is no valid {message.DESCRIPTOR.full_name}: {exc}") from exc
 
 
+def _serialized(reply: Message | bytes) -> bytes:
+    return reply if isinstance(reply, bytes) else reply.SerializeToString()
+
+
+def _at_once(message: type[Message], handler: Handler) -> Begin:
+    """As `_answer`, on the fast path, for what does not block."""
+
+    def begin(data: bytes, call: Call) -> None:
+        try:
+            reply = _serialized(handler(_parsed(message, data), call))
+        except Exception as exc:
+            call.fail(*_status(exc))
+        else:
+            call.answer(reply)
+
+    return begin
+
+
 def _answer(message: type[Message], handler: Handler) -> Callable[[bytes, Any], bytes]:
     """Parses, handles, serialises, and turns errors into a status."""
 
     def answer(data: bytes, context: Any) -> bytes:
         try:
-            reply = handler(_parsed(message, data), context)
-            return reply if isinstance(reply, bytes) else reply.SerializeToString()
+            return _serialized(handler(_parsed(message, data), context))
         except Exception as exc:
             code, details = _status(exc)
             context.set_code(code)

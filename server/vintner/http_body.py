@@ -1,7 +1,7 @@
 """Bodies of HTTP requests and replies: reading within a limit, and compression both ways.
 
 The limit holds for what arrives and for what it decompresses to, so neither a long body nor a small bomb costs more
-memory than it.
+memory than it. Nor do many bombs cost more than one: what is large is decompressed and parsed in turns.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -21,6 +20,9 @@ from vintner.http_transport import Environ
 from vintner.json_text import DEFAULT_LIMITS, JsonLimits
 
 CHUNK: Final = 1 << 16
+LARGE: Final = 1 << 20
+"""Bytes of a body from which on it needs its turn."""
+
 WINDOW: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """zlib's parameter for each content coding; `deflate` means the zlib format (RFC 9110, 8.4.1.2)."""
 
@@ -43,42 +45,75 @@ class UnsupportedEncoding(RequestError):
 
 
 class Bodies:
-    """The bodies of requests that run models: how large each may be, and how many are read at the same time."""
+    """The bodies of one kind of requests: how large each may be, and how many are read at the same time."""
 
-    def __init__(self, limit: int, most: int, json: JsonLimits = DEFAULT_LIMITS) -> None:
-        """`limit` in bytes; `json` is for whoever parses them."""
+    def __init__(self, limit: int, most: int, json: JsonLimits = DEFAULT_LIMITS, turn: Lock | None = None) -> None:
+        """`limit` in bytes; `json` is for whoever parses them; those that share a `turn` take it together."""
         self.limit = limit
         self.json = json
+        self.turn = turn or Lock()
         self._most = most
         self._lock = Lock()
         self._number = 0
 
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Around the reading of one: bounds the threads that wait for what clients are slow to send, so that a health
-        check finds one. Raises QueueFull."""
+    def one(self) -> Place:
+        """To be around the reading of one, and what makes values of it. Entering it raises QueueFull."""
+        return Place(self)
+
+    def enter(self) -> None:
         with self._lock:
             if self._number >= self._most:
                 raise QueueFull(f"Exceeds maximum queue size: {self._number} requests are being received already")
             self._number += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._number -= 1
 
-    def read(self, environ: Environ) -> bytes:
-        """A whole body. Raises QueueFull, and as `read_body`."""
-        with self.one():
-            return read_body(environ, self.limit)
+    def leave(self) -> None:
+        with self._lock:
+            self._number -= 1
 
 
-def read_body(environ: Environ, limit: int) -> bytes:
-    """The decompressed body. Raises TooLarge, UnsupportedEncoding, or InvalidArgument for a broken stream."""
+class Place:
+    """A place among those that are read: bounds the threads that wait for what clients are slow to send, so that a
+    health check finds one. Large bodies are decompressed and parsed one after the other: their values may take forty
+    times their memory, and a thousandth of them is enough to send."""
+
+    __slots__ = ("_bodies", "_has_turn")
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self._has_turn = False
+
+    def __enter__(self) -> Place:
+        self._bodies.enter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._has_turn:
+            self._bodies.turn.release()
+        self._bodies.leave()
+
+    def read(self, environ: Environ, limit: int = 0) -> bytes:
+        """A whole body, decompressed. Raises as `read_body`."""
+        return read_body(environ, limit or self._bodies.limit, self.expect)
+
+    def expect(self, size: int) -> None:
+        """Waits for the turn if there are so many bytes to be parsed that they need one. It lasts as long as the
+        place."""
+        if size >= LARGE and not self._has_turn:
+            self._has_turn = self._bodies.turn.acquire()
+
+
+def read_body(environ: Environ, limit: int, expect: Callable[[int], object] = lambda size: None) -> bytes:
+    """The decompressed body; `expect` is called before there are so many bytes of it.
+
+    Raises TooLarge, UnsupportedEncoding, or InvalidArgument for a broken stream.
+    """
     encoding = _encoding(environ)
     size = content_length(environ, limit)
     body = _read_chunked(environ, limit) if size is None else read_exactly(environ, size)
-    return _decompress(body, encoding, limit) if encoding else body
+    if encoding:
+        return _decompress(body, encoding, limit, expect)
+    expect(len(body))
+    return body
 
 
 def plain_size(environ: Environ, limit: int) -> int | None:
@@ -130,10 +165,13 @@ def _read_chunked(environ: Environ, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _decompress(body: bytes, encoding: str, limit: int) -> bytes:
+def _decompress(body: bytes, encoding: str, limit: int, expect: Callable[[int], object]) -> bytes:
     decompressor = zlib.decompressobj(WINDOW[encoding])
     try:
-        plain = decompressor.decompress(body, limit + 1)
+        plain = decompressor.decompress(body, min(LARGE, limit + 1))
+        if len(plain) == LARGE and not decompressor.eof:
+            expect(LARGE)
+            plain += decompressor.decompress(decompressor.unconsumed_tail, limit + 1 - LARGE)
     except zlib.error as exc:
         raise InvalidArgument(f"the body is not valid {encoding} data: {exc}") from exc
     if len(plain) > limit:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from threading import Semaphore
-from typing import Final
+from typing import Final, TypeVar
 
 from vintner.answer_stream import AnswerStream, Ended
 from vintner.errors import InvalidArgument, QueueFull, VintnerError
@@ -18,7 +18,10 @@ from vintner.http_codec import encode_error
 from vintner.http_server import JSON, MODEL, Begin, Route, error_answer, error_text, route
 from vintner.http_transport import Answer, Environ, StreamedAnswer
 from vintner.service import MOST_STREAMS, Service
+from vintner.turns import Turn
 from vintner.types import Cancellation, Request, Response
+
+Begun = TypeVar("Begun")
 
 EVENTS: Final = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache"))
 
@@ -43,12 +46,14 @@ class Generate:
         ]
 
     def generate(self, environ: Environ, model: str, version: str) -> Begin:
-        request = self._decode(environ, model, version)
-
         def begin(send: Callable[[Answer], None]) -> None:
             only = OnlyAnswer(send)
-            request.on_response, request.cancellation = only.respond, only.cancellation
-            turn = self._service.submit(request, "rest", only.end)
+
+            def submit(request: Request) -> Turn | None:
+                request.on_response, request.cancellation = only.respond, only.cancellation
+                return self._service.submit(request, "rest", only.end)
+
+            turn = self._submitted(environ, model, version, submit)
             if turn is not None:
                 turn.gather()
                 turn.run()
@@ -57,29 +62,36 @@ class Generate:
 
     def generate_stream(self, environ: Environ, model: str, version: str) -> StreamedAnswer:
         """Blocks until the first response is there, which decides the status."""
-        request = self._decode(environ, model, version)
-        if not self._places.acquire(blocking=False):
-            error = QueueFull(f"Exceeds maximum number of streams: {MOST_STREAMS} are open already")
-            self._service.reject(error, "rest")
-            raise error
-        stream = AnswerStream()
-        events = Events(stream, self._places.release)
+        events = self._submitted(environ, model, version, self._stream)
         try:
-            stream.submit(self._service, request, "rest")
             events.expect_first()
         except BaseException:
             events.close()
             raise
         return StreamedAnswer(200, EVENTS, events)
 
-    def _decode(self, environ: Environ, model: str, version: str) -> Request:
+    def _stream(self, request: Request) -> Events:
+        if not self._places.acquire(blocking=False):
+            raise QueueFull(f"Exceeds maximum number of streams: {MOST_STREAMS} are open already")
+        stream = AnswerStream()
+        events = Events(stream, self._places.release)
         try:
-            request = decode_generate(self._bodies.read(environ), model, version, self._bodies.json)
+            stream.submit(self._service, request, "rest")
+        except BaseException:
+            events.close()
+            raise
+        return events
+
+    def _submitted(self, environ: Environ, model: str, version: str, submit: Callable[[Request], Begun]) -> Begun:
+        """The place lasts until the values have become tensors."""
+        try:
+            with self._bodies.one() as place:
+                request = decode_generate(place.read(environ), model, version, self._bodies.json)
+                request.visit = environ.get(VISIT)
+                return submit(request)
         except VintnerError as exc:
             self._service.reject(exc, "rest")
             raise
-        request.visit = environ.get(VISIT)
-        return request
 
 
 class OnlyAnswer:

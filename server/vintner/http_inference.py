@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from vintner import http_codec as codec
 from vintner.errors import VintnerError
 from vintner.http_access_log import VISIT
-from vintner.http_body import Bodies, plain_size, read_body, read_exactly
+from vintner.http_body import Bodies, Place, plain_size, read_exactly
 from vintner.http_raw import decode_raw_request
 from vintner.http_server import MODEL, Begin, Route, error_answer, route
 from vintner.http_transport import Answer, Environ
@@ -28,9 +28,9 @@ class Inference:
 
     def infer(self, environ: Environ, model: str, version: str) -> Begin:
         try:
-            with self._bodies.one():
-                text, blobs = self._read_parts(environ)
-            decoded = self._decode(text, blobs, model, version)
+            with self._bodies.one() as place:
+                text, blobs = self._read_parts(environ, place)
+                decoded = self._decode(text, blobs, model, version)
         except VintnerError as exc:
             self._service.reject(exc, "rest")
             raise
@@ -50,16 +50,19 @@ class Inference:
             return decode_raw_request(blobs, self._service.model_metadata(model, version).inputs, model, version)
         return codec.decode_infer(text, blobs, model, version, self._bodies.json, self._service.regions)
 
-    def _read_parts(self, environ: Environ) -> tuple[bytes | None, bytes]:
+    def _read_parts(self, environ: Environ, place: Place) -> tuple[bytes | None, bytes]:
         """The JSON of an `infer` request, None for a raw binary one, and the bytes of tensors that follow it."""
         header_length = environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
         if header_length is None:
-            return read_body(environ, self._bodies.limit), b""
+            return place.read(environ), b""
         size = plain_size(environ, self._bodies.limit)
         if size is not None:
             json_size = codec.json_size(header_length, size)
-            return read_exactly(environ, json_size) if json_size else None, read_exactly(environ, size - json_size)
-        body = read_body(environ, self._bodies.limit)
+            text = read_exactly(environ, json_size) if json_size else None
+            blobs = read_exactly(environ, size - json_size)
+            place.expect(json_size)
+            return text, blobs
+        body = place.read(environ)
         json_size = codec.json_size(header_length, len(body))
         return body[:json_size] if json_size else None, body[json_size:]
 

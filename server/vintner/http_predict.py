@@ -12,6 +12,7 @@ from vintner.http_server import JSON, Begin, Route, error_answer, route
 from vintner.http_transport import Answer, Environ
 from vintner.predict_codec import decode_predict, encode_predict
 from vintner.service import Service
+from vintner.turns import Turn
 from vintner.types import Request, Response
 
 V1_MODEL: Final = r"/v1/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+)|/labels/(?P<label>[^/]+))?"
@@ -43,22 +44,29 @@ class Predict:
         ]
 
     def predict(self, environ: Environ, model: str, version: str, label: str) -> Begin:
-        try:
-            inputs = decode_predict(self._bodies.read(environ), model, self._bodies.json)
-            chosen = chosen_version(self._service, model, version, label)
-        except VintnerError as exc:
-            self._service.reject(exc, "rest")
-            raise
-        request, in_rows = Request(model, chosen, {}, untyped=inputs), inputs.in_rows
-        request.visit = environ.get(VISIT)
-
         def begin(send: Callable[[Answer], None]) -> None:
-            turn = self._service.submit(request, "rest", lambda result: send(_answer(result, in_rows)))
+            turn = self._submit(environ, model, version, label, send)
             if turn is not None:
                 turn.gather()
                 turn.run()
 
         return begin
+
+    def _submit(
+        self, environ: Environ, model: str, version: str, label: str, send: Callable[[Answer], None]
+    ) -> Turn | None:
+        """The place lasts until the values have become tensors."""
+        try:
+            with self._bodies.one() as place:
+                inputs = decode_predict(place.read(environ), model, self._bodies.json)
+                chosen = chosen_version(self._service, model, version, label)
+                request, in_rows = Request(model, chosen, {}, untyped=inputs), inputs.in_rows
+                del inputs
+                request.visit = environ.get(VISIT)
+                return self._service.submit(request, "rest", lambda result: send(_answer(result, in_rows)))
+        except VintnerError as exc:
+            self._service.reject(exc, "rest")
+            raise
 
     def refuse(self, environ: Environ, model: str, version: str, label: str, verb: str) -> Answer:
         raise Unsupported(f":{verb} is not supported by this server; :predict is")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from vintner.http_body import Bodies
 from vintner.http_docs import Documentation
@@ -16,7 +17,10 @@ from vintner.http_settings import Settings
 from vintner.http_shared_memory import SharedMemory
 from vintner.http_v1_models import V1Models
 from vintner.json_text import DEFAULT_LIMITS, JsonLimits
-from vintner.service import Service
+from vintner.service import CONTROL_THREADS, Service
+
+MOST_OTHERS: Final = CONTROL_THREADS // 8
+"""Bodies that are read at the same time of requests that run no models, loads and unloads aside."""
 
 
 def routes(
@@ -32,15 +36,16 @@ def routes(
     Without `max_upload_bytes` the body of a load is bounded as any other.
     """
     bodies = Bodies(max_request_bytes, max_bodies, json)
+    others = Bodies(max_request_bytes, MOST_OTHERS, turn=bodies.turn)
     return [
         *Inference(service, bodies).routes,
         *Generate(service, bodies).routes,
         *Predict(service, bodies).routes,
         *Models(service).routes,
         *V1Models(service).routes,
-        *Control(service, max_request_bytes, max_upload_bytes).routes,
-        *SharedMemory(service.regions, max_request_bytes).routes,
-        *Settings(service, max_request_bytes).routes,
+        *Control(service, others, max_upload_bytes).routes,
+        *SharedMemory(service.regions, others).routes,
+        *Settings(service, others).routes,
         *(Documentation().routes if documented else ()),
     ]
 

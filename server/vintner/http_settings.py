@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from vintner.errors import InvalidArgument
-from vintner.http_body import read_body
+from vintner.http_body import Bodies
 from vintner.http_server import JSON, Route, route
 from vintner.http_transport import Answer, Environ
 from vintner.json_text import parse
@@ -18,9 +18,9 @@ from vintner.service import Service
 class Settings:
     """One method for each operation. A POST without a body changes nothing."""
 
-    def __init__(self, service: Service, max_request_bytes: int) -> None:
+    def __init__(self, service: Service, bodies: Bodies) -> None:
         self._service = service
-        self._limit = max_request_bytes
+        self._bodies = bodies
 
     @property
     def routes(self) -> Sequence[Route]:
@@ -49,8 +49,9 @@ class Settings:
         return 200, (JSON,), orjson.dumps(document)
 
     def _changes(self, environ: Environ) -> Mapping[str, Any]:
-        body = read_body(environ, self._limit)
-        document = parse(body) if body.strip() else {}
+        with self._bodies.one() as place:
+            body = place.read(environ)
+            document = parse(body) if body.strip() else {}
         if not isinstance(document, dict):
             raise InvalidArgument("expected a JSON object of settings")
         return document

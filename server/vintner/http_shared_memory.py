@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from vintner.errors import InvalidArgument, Unsupported
-from vintner.http_body import read_body
+from vintner.http_body import Bodies
 from vintner.http_server import JSON, Route, route
 from vintner.http_transport import Answer, Environ
 from vintner.json_text import parse
@@ -23,9 +23,9 @@ ONE: Final = "/region/(?P<region>[^/]+)"
 class SharedMemory:
     """One method for each operation."""
 
-    def __init__(self, regions: Regions, max_request_bytes: int) -> None:
+    def __init__(self, regions: Regions, bodies: Bodies) -> None:
         self._regions = regions
-        self._limit = max_request_bytes
+        self._bodies = bodies
 
     @property
     def routes(self) -> Sequence[Route]:
@@ -46,7 +46,8 @@ class SharedMemory:
 
     def register(self, environ: Environ, region: str) -> Answer:
         self._regions.check_allowed()
-        document = parse(read_body(environ, self._limit))
+        with self._bodies.one() as place:
+            document = parse(place.read(environ))
         if not isinstance(document, dict):
             raise InvalidArgument("the body must be a JSON object with 'key', 'byte_size' and perhaps 'offset'")
         key = document.get("key")

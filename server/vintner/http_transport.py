@@ -38,9 +38,6 @@ DISCARDED = 256 << 20
 LOOK = 0.1
 """Seconds after which to look who is left, when the server ends."""
 
-LONGEST = 2**31 - 1
-"""The largest time-out of a connection, in milliseconds."""
-
 DISCARDERS = 16
 """Threads that do so at the same time; clients beyond them may find their connection closed before the answer."""
 
@@ -94,14 +91,14 @@ class HttpTransport:
         """Binds the port; 0 picks a free one, `port` has it then. Raises ConfigError if it cannot be bound.
 
         A request has so many seconds for its header, the first on a connection or the next one that it is kept for, and
-        so many for its body, as `SlowBodies` says. For as long may its client take nothing of the answer.
+        so many for its body, as `SlowBodies` says.
         """
         self._handler = handler
         self._header_seconds = header_seconds
-        self._threads = threads
+        self._threads = threads + DISCARDERS  # whom a silent client holds up for as long as it likes
         self._discarders = Semaphore(DISCARDERS)
         self._discarding: set[Any] = set()
-        self._socket = _listen(host, port, purpose, body_seconds)
+        self._socket = _listen(host, port, purpose)
         self.port: int = self._socket.getsockname()[1]
         self._slow_bodies = SlowBodies(self.port, body_seconds)
         self._loop = asyncio.new_event_loop()  # granian wants one to hold on to; nothing ever runs in it
@@ -180,14 +177,10 @@ class HttpTransport:
         self._loop.close()
 
 
-def _listen(host: str, port: int, purpose: str, patience: float) -> socket.socket:
-    """Connections to it end once their client has taken nothing of an answer for so many seconds: granian would keep
-    the answer, and the thread of a stream, for as long as the client likes."""
-    milliseconds = min(int(patience * 1000), LONGEST)
+def _listen(host: str, port: int, purpose: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)  # connections inherit it
     try:
         listener.bind((host, port))
         listener.listen(BACKLOG)  # for two sockets may be bound to one port as long as neither listens

@@ -27,6 +27,9 @@ class JsonLimits:
     """Keys of one object."""
     outputs: int = 1024
     """Outputs that one request may ask for."""
+    arrays: int = 1 << 22
+    """Arrays and objects of a document. Brackets in its strings count too, for they are counted before it is parsed:
+    twenty million empty arrays, 64 MiB, hold up everything else for seconds and take gigabytes."""
 
 
 DEFAULT_LIMITS: Final = JsonLimits()
@@ -45,6 +48,7 @@ def parse(
     `measured` leaves out of a document what need not be walked to hold it against the limits: what its reader
     bounds by other means.
     """
+    _check_arrays(text, limits)
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as exc:
@@ -52,6 +56,15 @@ def parse(
     if _may_exceed(text, limits):
         check_limits(measured(document), limits)
     return document
+
+
+def _check_arrays(text: bytes | memoryview, limits: JsonLimits) -> None:
+    if len(text) <= 2 * limits.arrays:
+        return
+    whole = bytes(text)
+    count = whole.count(b"[") + whole.count(b"{")
+    if count > limits.arrays:
+        raise InvalidArgument(f"the JSON has {count} arrays and objects, at most {limits.arrays} are allowed")
 
 
 def check_limits(document: Any, limits: JsonLimits) -> None:

@@ -48,7 +48,8 @@ MOST_STREAMS = 256
 if its client takes nothing."""
 
 CONTROL_THREADS = 32
-"""Threads that a front end has beyond those that inferences can occupy, so that a health check always finds one."""
+"""Threads that a front end has beyond those that inferences can occupy, so that a health check always finds one. Half
+of them may load and unload, a quarter wait for models to be loaded, an eighth read other bodies: some are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Service:
         self._strict = strict_readiness
         self._stopping = False
         self.started = time.time()
-        self._places = BoundedSemaphore(CONTROL_THREADS // 2)
+        self._places = BoundedSemaphore(CONTROL_THREADS // 4)
 
     # -- health ----------------------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ def hasty(models: Path, third_party: dict[str, str]) -> Iterator[RunningServer]:
         "--max-json-nesting=6",
         "--max-json-keys=5",
         "--max-json-outputs=2",
+        "--max-json-arrays=20",
     ]
     server = start_server(models, models.parent / f"{models.name}.log", *flags, env=third_party)
     yield server
@@ -186,6 +187,11 @@ def nested(depth: int) -> dict[str, Any]:
     return PLAIN.document() | {"deep": inner}
 
 
+def of_arrays(count: int) -> dict[str, Any]:
+    text = json.dumps(PLAIN.document())
+    return PLAIN.document() | {"more": [[]] * (count - 1 - text.count("[") - text.count("{"))}
+
+
 @pytest.mark.parametrize(
     ("below", "above", "fault"),
     [
@@ -200,8 +206,9 @@ def nested(depth: int) -> dict[str, Any]:
             PLAIN.document() | {"outputs": [{"name": name} for name in "abc"]},
             "the request lists 3 outputs, at most 2 are allowed",
         ),
+        (of_arrays(20), of_arrays(21), "the JSON has 21 arrays and objects, at most 20 are allowed"),
     ],
-    ids=["nesting", "keys", "outputs"],
+    ids=["nesting", "keys", "outputs", "arrays"],
 )
 def test_the_limits_of_json_are_as_set(
     hasty: RunningServer, below: dict[str, Any], above: dict[str, Any], fault: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from vintner.classification import UNFIT, check_classes, classes_of, classifying
+from vintner.classification import LONGEST_SORTED, SORTED_TOGETHER, UNFIT, check_classes, classes_of, classifying
 from vintner.errors import InvalidArgument
 from vintner.labels import Labels
 from vintner.types import DTYPES, Request, Response, Tensor, TensorSpec
@@ -97,6 +98,40 @@ def test_too_many_strings_are_refused() -> None:
     with pytest.raises(InvalidArgument, match="classification output tensor too large: output 'y' has 1001 rows"):
         classes_of("y", np.zeros((1001, 1000), np.int8), 1000, (), has_rows=True)
     assert classes_of("y", np.zeros((1001, 1000), np.int8), 1, (), has_rows=True).shape == (1001, 1)
+
+
+@pytest.mark.parametrize("shape", [(1_000_001, 0), (2**60, 0), (1_000_001, 1)])
+def test_rows_without_elements_are_no_more_than_others(shape: tuple[int, ...]) -> None:
+    """A request of a hundred bytes can have any number of them."""
+    with pytest.raises(
+        InvalidArgument, match=f"classification output tensor too large: output 'y' has {shape[0]} rows"
+    ):
+        classes_of("y", np.broadcast_to(np.int8(0), shape), 5, (), has_rows=True)
+
+
+@pytest.mark.parametrize("rows", [SORTED_TOGETHER // 3 - 1, SORTED_TOGETHER, SORTED_TOGETHER + 1])
+def test_rows_are_sorted_alike_however_many_at_a_time(rows: int) -> None:
+    values = np.arange(rows * 3).reshape(rows, 3) * 7 % 11
+    tensor = classes_of("y", values, 2, (), has_rows=True)
+    for row in (0, rows // 2, rows - 1):
+        assert tensor.array[row].tolist() == classes_of("y", values[row], 2, (), has_rows=False).array.tolist()
+
+
+@pytest.mark.parametrize("count", [1, 5, 1000])
+@pytest.mark.parametrize("datatype", ["INT8", "FP32"])
+def test_a_long_row_is_sorted_in_parts(datatype: str, count: int) -> None:
+    """With equal values, and some that are no number, in every part; little memory beside the row itself."""
+    size = 3 * LONGEST_SORTED + 7
+    row = (np.arange(size) * 7919 % 101).astype(DTYPES[datatype])
+    if datatype == "FP32":
+        row[::10] = np.nan
+    ranked = np.argsort(-row.astype(np.float32), kind="stable")[:count]
+    tracemalloc.start()
+    tensor = classes_of("y", row[np.newaxis], count, (), has_rows=True)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [int(text.split(b":")[1]) for text in tensor.array[0]] == ranked.tolist()
+    assert most < 3 * 8 * LONGEST_SORTED
 
 
 @pytest.mark.parametrize("datatype", sorted(DTYPES))

@@ -34,7 +34,7 @@ def served() -> Iterator[tuple[Echo, grpc.Channel]]:
     executor = LeanExecutor(2, "test")
     server = grpc.server(executor)
     echo = Echo()
-    path = FastPath(server, method=METHOD, begin=echo)
+    path = FastPath(server, methods={METHOD: echo})
     port = server.add_insecure_port("127.0.0.1:0")
     path.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -114,5 +114,5 @@ def test_after_the_end_no_thread_is_left() -> None:
 
 
 def test_a_path_that_was_never_started_can_be_stopped() -> None:
-    path = FastPath(grpc.server(LeanExecutor(1, "test")), method=METHOD, begin=Echo())
+    path = FastPath(grpc.server(LeanExecutor(1, "test")), methods={METHOD: Echo()})
     path.stop(WAIT)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
+from threading import Event, Lock, Thread
 from typing import Any
 
 import pytest
-from vintner.errors import InvalidArgument, TooLarge
+from vintner.errors import InvalidArgument, QueueFull, TooLarge
 from vintner.http_body import (
+    LARGE,
     SMALLEST_COMPRESSED,
+    Bodies,
     ReplyCoding,
     UnsupportedEncoding,
     accepted_coding,
@@ -50,6 +53,52 @@ def test_compressed_bodies_count_decompressed(encoding: str, pack: Any, chunked:
     assert read_body(environ(pack(bytes(LIMIT)), encoding, chunked), LIMIT) == bytes(LIMIT)
     with pytest.raises(TooLarge):
         read_body(environ(pack(bytes(LIMIT + 1)), encoding, chunked), LIMIT)
+
+
+@pytest.mark.parametrize("size", [LARGE - 1, LARGE, LARGE + 1, 3 * LARGE])
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+def test_a_large_body_has_its_turn_until_its_place_is_left(encoding: str | None, size: int) -> None:
+    """Also in bodies of another kind: what is bounded is the memory of the process."""
+    bodies = Bodies(3 * LARGE, 1)
+    others = Bodies(3 * LARGE, 1, turn=bodies.turn)
+    with bodies.one() as place:
+        body = gzip.compress(bytes(size)) if encoding else bytes(size)
+        assert len(place.read(environ(body, encoding))) == size
+        large = size > LARGE or (size == LARGE and not encoding)
+        assert others.turn.locked() == large
+        place.expect(LARGE)  # twice is once
+        assert others.turn.locked()
+    assert not others.turn.locked()
+
+
+def test_a_bomb_waits_for_its_turn_before_it_goes_off() -> None:
+    turn = Lock()
+    bodies, sizes = Bodies(100 * LARGE, 2, turn=turn), []
+    started, over = Event(), Event()
+
+    def read() -> None:
+        with bodies.one() as place:
+            started.set()
+            sizes.append(len(place.read(environ(gzip.compress(bytes(50 * LARGE)), "gzip"))))
+        over.set()
+
+    with turn:
+        Thread(target=read, daemon=True).start()
+        assert started.wait(10)
+        with bodies.one() as place:
+            assert place.read(environ(b"small")) == b"small"
+        assert not sizes
+    assert over.wait(10)
+    assert sizes == [50 * LARGE]
+
+
+def test_so_many_bodies_are_read_at_the_same_time() -> None:
+    bodies = Bodies(LIMIT, 2)
+    with bodies.one():
+        with bodies.one(), pytest.raises(QueueFull), bodies.one():
+            pass
+        with bodies.one():
+            pass
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])

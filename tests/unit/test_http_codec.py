@@ -322,6 +322,19 @@ class TestJson:
         assert len(decode(with_outputs(1024)).request.outputs) == 1024
         assert refusal(with_outputs(1025)) == "the request lists 1025 outputs, at most 1024 are allowed"
 
+    @pytest.mark.parametrize("unit", [b"[]", b"{}", b"[1]", b"NaN,[]"])
+    def test_arrays_and_objects_are_limited(self, unit: bytes) -> None:
+        def with_arrays(count: int) -> bytes:
+            text = body()
+            count -= text.count(b"[") + text.count(b"{") + 1
+            return text[:-1] + b',"more":[' + b",".join([unit] * count) + b"]}"
+
+        limits = JsonLimits(arrays=20)
+        assert decode(with_arrays(19), limits=limits)
+        assert decode(with_arrays(20), limits=limits)
+        assert refusal(with_arrays(21), limits=limits) == "the JSON has 21 arrays and objects, at most 20 are allowed"
+        assert "at most 4194304" in refusal(b"[" * 9_000_000)
+
     def test_the_limits_can_be_set(self) -> None:
         limits = JsonLimits(nesting=4, keys=4, outputs=1)
         assert decode(body(), limits=limits)

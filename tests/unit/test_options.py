@@ -46,6 +46,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "max_json_nesting": ("7", 7),
     "max_json_keys": ("8", 8),
     "max_json_outputs": ("9", 9),
+    "max_json_arrays": ("9", 9),
     "http_header_timeout_seconds": ("0.5", 0.5),
     "http_body_timeout_seconds": ("120", 120.0),
     "http_docs": ("no", False),
