@@ -19,16 +19,9 @@ from vintner.model_config import ModelConfig
 from vintner.model_source import ModelSource, Scan
 from vintner.service import Service
 from vintner.types import Request, Response, Tensor
+from waiting import wait_until
 
 WAIT = 10.0
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    """Waits for what no one is told of."""
-    end = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        threading.Event().wait(0.001)
 
 
 class World:
@@ -56,7 +49,7 @@ class World:
     def until_closed(self, count: int) -> None:
         """Waits until so many models were loaded and all are closed, of which nobody may be told."""
         loaded = self.backend.loaded
-        eventually(lambda: len(loaded) >= count and all(model.closed for model in loaded))
+        wait_until(lambda: len(loaded) >= count and all(model.closed for model in loaded))
 
     def put(self, name: str, *versions: int, config: str = "", bad: bool = False, size: int = 0) -> None:
         """Writes versions, all of them wanted, with new files."""

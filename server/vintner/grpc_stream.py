@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MOST_ASKED: Final = 64
 """Requests of one stream that are not answered yet, or whose answer was not sent; more are not read."""
 
-NO_PLACES: Final = (
+OVERWRITTEN: Final = (
     "a decoupled model's outputs cannot go into shared memory: each response would overwrite the one before"
 )
 
@@ -150,7 +150,7 @@ class InferStream:
             self._end(asked, Stopping("the server is stopping"))
             return
         if places and not ordered:
-            self._end(asked, InvalidArgument(NO_PLACES))
+            self._end(asked, InvalidArgument(OVERWRITTEN))
             return
         request.deadline = self._deadline
         request.cancellation = asked.cancellation
@@ -177,7 +177,7 @@ class InferStream:
         if asked.ordered:  # the model was loaded for it, so its kind was not known before
             self._let_pass(asked)
         if asked.places:
-            self._end(asked, InvalidArgument(NO_PLACES))
+            self._end(asked, InvalidArgument(OVERWRITTEN))
             asked.cancellation.cancel()
             return
         if not self._outbox.wait_for_room():

@@ -18,7 +18,7 @@ from vintner.http_codec import encode_error
 from vintner.http_server import JSON, MODEL, Begin, Route, error_answer, error_text, route
 from vintner.http_transport import Answer, Environ, StreamedAnswer
 from vintner.service import MOST_STREAMS, Service
-from vintner.turns import Turn
+from vintner.turns import Turn, run_here
 from vintner.types import Cancellation, Request, Response
 
 Begun = TypeVar("Begun")
@@ -53,10 +53,7 @@ class Generate:
                 request.on_response, request.cancellation = only.respond, only.cancellation
                 return self._service.submit(request, "rest", only.end)
 
-            turn = self._submitted(environ, model, version, submit)
-            if turn is not None:
-                turn.gather()
-                turn.run()
+            run_here(self._submitted(environ, model, version, submit))
 
         return begin
 

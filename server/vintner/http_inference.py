@@ -12,6 +12,7 @@ from vintner.http_raw import decode_raw_request
 from vintner.http_server import MODEL, Begin, Route, error_answer, route
 from vintner.http_transport import Answer, Environ
 from vintner.service import Service
+from vintner.turns import run_here
 from vintner.types import Response
 
 
@@ -38,10 +39,7 @@ class Inference:
         decoded.request.visit = environ.get(VISIT)
 
         def begin(send: Callable[[Answer], None]) -> None:
-            turn = self._service.submit(decoded.request, "rest", lambda result: send(_infer_answer(result, decoded)))
-            if turn is not None:
-                turn.gather()
-                turn.run()
+            run_here(self._service.submit(decoded.request, "rest", lambda result: send(_infer_answer(result, decoded))))
 
         return begin
 

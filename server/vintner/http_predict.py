@@ -12,7 +12,7 @@ from vintner.http_server import JSON, Begin, Route, error_answer, route
 from vintner.http_transport import Answer, Environ
 from vintner.predict_codec import decode_predict, encode_predict
 from vintner.service import Service
-from vintner.turns import Turn
+from vintner.turns import Turn, run_here
 from vintner.types import Request, Response
 
 V1_MODEL: Final = r"/v1/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+)|/labels/(?P<label>[^/]+))?"
@@ -45,10 +45,7 @@ class Predict:
 
     def predict(self, environ: Environ, model: str, version: str, label: str) -> Begin:
         def begin(send: Callable[[Answer], None]) -> None:
-            turn = self._submit(environ, model, version, label, send)
-            if turn is not None:
-                turn.gather()
-                turn.run()
+            run_here(self._submit(environ, model, version, label, send))
 
         return begin
 

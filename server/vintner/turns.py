@@ -95,3 +95,10 @@ class Turn:
         except RuntimeError as exc:
             logger.warning("a request's thread has to lead: %s", exc)
             self.run()
+
+
+def run_here(turn: Turn | None) -> None:
+    """Runs a turn, if there is one, in a thread that may stay in it, and lets in what came with its request before."""
+    if turn is not None:
+        turn.gather()
+        turn.run()

@@ -45,10 +45,15 @@ PAGES = ("README.md", "docs/streaming.md", "docs/v1.md", "docs/rest.md")
 """Whose commands are for the repository that ships."""
 
 
+def check(command: str, output: str, server: RunningServer, directory: Path = ROOT) -> None:
+    """Runs a command that a page shows, and holds what it prints against what the page says."""
+    run = subprocess.run(["bash", "-c", here(command, server)], capture_output=True, text=True, cwd=directory)
+    assert run.stdout.rstrip("\n") == output.rstrip("\n"), (command, run.stderr)
+
+
 @pytest.mark.parametrize(("command", "output"), [shown for page in PAGES for shown in commands(page)])
 def test_commands_print_what_the_pages_say(shipped: RunningServer, command: str, output: str) -> None:
-    run = subprocess.run(["bash", "-c", here(command, shipped)], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert run.stdout.rstrip("\n") == output.rstrip("\n"), run.stderr
+    check(command, output, shipped)
 
 
 def test_the_backend_in_the_docs_streams(tmp_path: Path) -> None:
@@ -81,8 +86,7 @@ def test_the_commands_that_control_models_print_what_the_docs_say(tmp_path: Path
     server = start_server(ROOT / "model_repository", tmp_path / "log", *options)
     try:
         for command, output in commands("docs/model-control.md"):
-            run = subprocess.run(["bash", "-c", here(command, server)], capture_output=True, text=True, cwd=ROOT)
-            assert run.stdout.rstrip("\n") == output.rstrip("\n"), command
+            check(command, output, server, ROOT)
     finally:
         server.kill()
 
@@ -93,8 +97,7 @@ def test_what_is_logged_is_what_the_docs_say(tmp_path: Path) -> None:
     server = start_server(ROOT / "model_repository", tmp_path / "log", *options)
     try:
         for command, output in commands("docs/logging.md"):
-            run = subprocess.run(["bash", "-c", here(command, server)], capture_output=True, text=True, cwd=ROOT)
-            assert run.stdout.rstrip("\n") == output.rstrip("\n"), command
+            check(command, output, server, ROOT)
     finally:
         server.kill()
     (expected, logged) = (re.sub(r"[\d.]+(e-\d+)?", "0", text) for text in (shown[1], server.log.read_text()))
@@ -113,8 +116,7 @@ def test_a_change_of_the_repository_shows_what_the_docs_say(tmp_path: Path) -> N
     server = start_server(tmp_path / "models", tmp_path / "log")
     try:
         for command, output in commands("docs/model-life.md"):
-            run = subprocess.run(["bash", "-c", here(command, server)], capture_output=True, text=True, cwd=tmp_path)
-            assert run.stdout.rstrip("\n") == output.rstrip("\n"), command
+            check(command, output, server, tmp_path)
     finally:
         server.kill()
     (keys,) = (text for language, text in blocks("docs/model-life.md") if language == "yaml")

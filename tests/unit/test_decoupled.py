@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backend import FakeGenerator, FakeModel, fake_model, write_model
-from model_world import WAIT, World, eventually
+from model_world import WAIT, World
 from vintner import recovery
 from vintner.backend import LoadSpec
 from vintner.decoupled import loader
 from vintner.errors import BackendError, Cancelled, DeadlineExceeded, LoadError, QueueFull, Unsupported
 from vintner.model_config import parse_model_config
+from vintner.turns import Turn
 from vintner.types import Cancellation, Request, Response, Tensor
+from waiting import wait_until
 
 
 class Streaming(World):
@@ -154,15 +156,15 @@ def test_a_cancelled_request_is_answered_at_once_and_its_generator_is_closed(wor
     world.model.gate = lambda: gate.wait(WAIT) and None
     cancellation = Cancellation()
     responses, answers = world.stream(1, 2, 3, cancellation=cancellation)
-    eventually(lambda: world.model.running == 1)
+    wait_until(lambda: world.model.running == 1)
     cancellation.cancel()
     assert isinstance(answers.get(timeout=WAIT), Cancelled)
     assert world.model.generated == 0
     gate.set()
-    eventually(lambda: world.model.generated == 1)
+    wait_until(lambda: world.model.generated == 1)
     assert world.model.runs == 1
     assert responses.empty()
-    eventually(lambda: world.counted("cancel") == [1])
+    wait_until(lambda: world.counted("cancel") == [1])
 
 
 def test_a_deadline_ends_a_generation(world: Streaming) -> None:
@@ -171,19 +173,25 @@ def test_a_deadline_ends_a_generation(world: Streaming) -> None:
     responses, answers = world.stream(1, 2, 3, deadline=time.monotonic() + 0.05)
     assert isinstance(answers.get(timeout=WAIT), DeadlineExceeded)
     gate.release(5)
-    eventually(lambda: world.model.generated == 1)
+    wait_until(lambda: world.model.generated == 1)
     assert values(responses) == [2]
 
 
-def test_the_time_for_which_a_run_waits_for_its_client_is_not_the_models(tmp_path: Path) -> None:
-    """A client that is slow must not have the model opened anew, for which all others would wait."""
-    world = Streaming(tmp_path, config="execution_timeout_seconds: 0.05")
+def slowly(world: Streaming) -> tuple[Turn, SimpleQueue[Response | Exception]]:
+    """Asks for two responses, each of which is taken only after a while."""
     answers: SimpleQueue[Response | Exception] = SimpleQueue()
     taken = threading.Semaphore(0)
     inputs = {"input": Tensor("INT32", np.array([[1], [2]], np.int32))}
     request = Request("m", "", inputs, on_response=lambda response: taken.acquire(timeout=0.2) and None)
     turn = world.service.submit(request, "grpc", answers.put)
     assert turn is not None
+    return turn, answers
+
+
+def test_the_time_for_which_a_run_waits_for_its_client_is_not_the_models(tmp_path: Path) -> None:
+    """A client that is slow must not have the model opened anew, for which all others would wait."""
+    world = Streaming(tmp_path, config="execution_timeout_seconds: 0.05")
+    turn, answers = slowly(world)
     turn.run()
     assert isinstance(answers.get(timeout=WAIT), Response)
     assert len(world.backend.loaded) == 1
@@ -193,17 +201,12 @@ def test_a_generator_that_hangs_is_given_up_though_its_client_was_slow(tmp_path:
     world = Streaming(tmp_path, config="execution_timeout_seconds: 0.05")
     gate = threading.Semaphore(1)
     world.model.gate = lambda: gate.acquire(timeout=WAIT) and None
-    answers: SimpleQueue[Response | Exception] = SimpleQueue()
-    taken = threading.Semaphore(0)
-    inputs = {"input": Tensor("INT32", np.array([[1], [2]], np.int32))}
-    request = Request("m", "", inputs, on_response=lambda response: taken.acquire(timeout=0.2) and None)
-    turn = world.service.submit(request, "grpc", answers.put)
-    assert turn is not None
+    turn, answers = slowly(world)
     turn.pass_on()
     assert isinstance(answers.get(timeout=WAIT), DeadlineExceeded)
-    eventually(lambda: len(world.backend.loaded) == 2)
+    wait_until(lambda: len(world.backend.loaded) == 2)
     gate.release(5)
-    eventually(lambda: world.model.generated == 1)
+    wait_until(lambda: world.model.generated == 1)
 
 
 def test_requests_wait_their_turn_and_the_queue_is_bounded(tmp_path: Path) -> None:
@@ -211,7 +214,7 @@ def test_requests_wait_their_turn_and_the_queue_is_bounded(tmp_path: Path) -> No
     gate = threading.Semaphore(0)
     world.model.gate = lambda: gate.acquire() and None
     _, first = world.stream(1)
-    eventually(lambda: world.model.running == 1)
+    wait_until(lambda: world.model.running == 1)
     _, second = world.stream(2)
     _, third = world.stream(3)
     assert isinstance(third.get(timeout=WAIT), QueueFull)
@@ -227,7 +230,7 @@ def test_as_many_generations_run_at_once_as_there_are_instances(tmp_path: Path) 
     gate = threading.Event()
     world.model.gate = lambda: gate.wait(WAIT) and None
     answers = [world.stream(1)[1] for _ in range(4)]
-    eventually(lambda: world.model.running == 3)
+    wait_until(lambda: world.model.running == 3)
     gate.set()
     assert all(isinstance(each.get(timeout=WAIT), Response) for each in answers)
     assert world.model.most_running == 3
@@ -243,7 +246,7 @@ def test_a_version_is_closed_only_after_its_generations_have_ended(world: Stream
     gate = threading.Event()
     world.model.gate = lambda: gate.wait(WAIT) and None
     _, answers = world.stream(1)
-    eventually(lambda: world.model.running == 1)
+    wait_until(lambda: world.model.running == 1)
     world.sources.clear()
     world.aspire()
     assert not world.model.closed
@@ -264,7 +267,7 @@ def test_nothing_of_a_request_outlives_it(world: Streaming) -> None:
         turn.run()
         assert isinstance(answers.get(timeout=WAIT), Response)
         del rows, request, turn
-        eventually(lambda: kept() is None)
+        wait_until(lambda: kept() is None)
     finally:
         gc.enable()
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backend import FakeModel, fake_model, write_model
-from model_world import WAIT, World, eventually
+from model_world import WAIT, World
 from tritonclient.grpc.service_pb2 import ModelStreamInferResponse
 from vintner import grpc_stream
 from vintner.errors import DeadlineExceeded, InvalidArgument, NotFound, QueueFull, Stopping
 from vintner.grpc_stream import InferStream, Streams, _Asked
 from vintner.types import Request, Response, Tensor
+from waiting import wait_until
 
 END = None
 
@@ -92,7 +93,7 @@ def test_ordinary_requests_are_answered_in_their_order_though_a_later_one_is_don
     talk = Talk(world)
     talk.ask("a", 1, identity="first")
     talk.ask("b", 2, identity="second")
-    eventually(lambda: world.manager.ready("b")[0].metrics.requests["grpc"].outcomes["ok"] == 1)
+    wait_until(lambda: world.manager.ready("b")[0].metrics.requests["grpc"].outcomes["ok"] == 1)
     assert talk.taken.empty()
     let_go()
     assert talk.ids(2) == ["first", "second"]
@@ -152,7 +153,7 @@ def test_the_stream_ends_when_all_that_was_asked_is_answered(world: World) -> No
     talk = Talk(world)
     talk.ask("a", 1, identity="late")
     talk.end()
-    eventually(lambda: model(world, "a").running == 1)
+    wait_until(lambda: model(world, "a").running == 1)
     assert talk.taken.empty()
     let_go()
     assert talk.ids(1) == ["late"]
@@ -163,7 +164,7 @@ def test_a_server_that_stops_answers_what_it_has_read_and_ends_the_stream(world:
     let_go = held(world, "a")
     talk = Talk(world)
     talk.ask("a", 1, identity="in time")
-    eventually(lambda: model(world, "a").running == 1)
+    wait_until(lambda: model(world, "a").running == 1)
     talk.stream.stop()
     talk.ask("b", 1, identity="late")
     let_go()
@@ -188,12 +189,12 @@ def test_a_call_that_is_over_cancels_what_was_asked(world: World) -> None:
     talk = Talk(world)
     talk.ask("rows", 1, 2)
     talk.ask("rows", 3)
-    eventually(lambda: model(world, "rows").running == 1)
+    wait_until(lambda: model(world, "rows").running == 1)
     talk.stream.cancel()
     outcomes = world.manager.ready("rows")[0].metrics.requests["grpc"].outcomes
-    eventually(lambda: outcomes["cancelled"] == 2)
+    wait_until(lambda: outcomes["cancelled"] == 2)
     let_go()
-    eventually(lambda: model(world, "rows").generated == 1)
+    wait_until(lambda: model(world, "rows").generated == 1)
     assert model(world, "rows").runs == 1
 
 
@@ -203,7 +204,7 @@ def test_no_more_is_read_than_may_wait_for_its_answer(world: World, monkeypatch:
     talk = Talk(world)
     for number in range(5):
         talk.ask("a", 1, identity=str(number))
-    eventually(lambda: world.manager.ready("a")[0].metrics.gauges()["in_flight"] == 2)
+    wait_until(lambda: world.manager.ready("a")[0].metrics.gauges()["in_flight"] == 2)
     assert not talk.sent.empty()
     let_go()
     assert talk.ids(5) == ["0", "1", "2", "3", "4"]
@@ -221,7 +222,7 @@ def test_a_stream_that_waits_for_requests_does_not_keep_the_last_one(world: Worl
     sent.put(message)
     del message
     next(messages)
-    eventually(lambda: kept() is None)
+    wait_until(lambda: kept() is None)
     messages.close()  # type: ignore[attr-defined]
     sent.put(Sent())  # which ends the thread that reads
 
@@ -232,7 +233,7 @@ def test_a_client_that_takes_nothing_loses_its_request(world: World, monkeypatch
     asked = [repr(("rows", tuple(range(200)), "slow", {})).encode()]
     messages = stream.messages(iter(asked))
     next(messages)
-    eventually(lambda: world.manager.ready("rows")[0].metrics.requests["grpc"].outcomes["cancelled"] == 1)
+    wait_until(lambda: world.manager.ready("rows")[0].metrics.requests["grpc"].outcomes["cancelled"] == 1)
     *_, last = (ModelStreamInferResponse.FromString(message) for message in messages)
     assert "no response was taken" in last.error_message
 

@@ -11,10 +11,11 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from model_world import WAIT, World, eventually, held
+from model_world import WAIT, World, held
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound
 from vintner.manager import Admission
 from vintner.types import Response
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_in_explicit_mode_only_what_is_asked_for_is_loaded(tmp_path: Path) -> No
     world.manager.load("b")
     assert len(world.backend.loaded) == 3, "nothing changed"
     world.manager.unload("b")
-    eventually(lambda: [model.times_closed for model in world.backend.loaded] == [0, 1, 1])
+    wait_until(lambda: [model.times_closed for model in world.backend.loaded] == [0, 1, 1])
     assert isinstance(world.infer("b"), ModelNotReady)
     world.manager.unload("never heard of")
     with pytest.raises(NotFound, match="failed to load 'c', failed to poll from model repository"):
