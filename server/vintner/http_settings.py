@@ -11,7 +11,7 @@ from vintner.errors import InvalidArgument
 from vintner.http_body import Bodies
 from vintner.http_server import JSON, Route, route
 from vintner.http_transport import Answer, Environ
-from vintner.json_text import parse
+from vintner.json_text import parse_object
 from vintner.service import Service
 
 
@@ -51,10 +51,7 @@ class Settings:
     def _changes(self, environ: Environ) -> Mapping[str, Any]:
         with self._bodies.one() as place:
             body = place.read(environ)
-            document = parse(body) if body.strip() else {}
-        if not isinstance(document, dict):
-            raise InvalidArgument("expected a JSON object of settings")
-        return document
+            return parse_object(body, refusal="expected a JSON object of settings") if body.strip() else {}
 
 
 def _texts(name: str, value: Any) -> Sequence[str]:

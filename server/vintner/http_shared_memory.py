@@ -14,10 +14,11 @@ from vintner.errors import InvalidArgument, Unsupported
 from vintner.http_body import Bodies
 from vintner.http_server import JSON, Route, route
 from vintner.http_transport import Answer, Environ
-from vintner.json_text import parse
+from vintner.json_text import parse_object
 from vintner.shared_memory import NO_CUDA, Regions
 
 ONE: Final = "/region/(?P<region>[^/]+)"
+EXPECTED: Final = "the body must be a JSON object with 'key', 'byte_size' and perhaps 'offset'"
 
 
 class SharedMemory:
@@ -47,9 +48,7 @@ class SharedMemory:
     def register(self, environ: Environ, region: str) -> Answer:
         self._regions.check_allowed()
         with self._bodies.one() as place:
-            document = parse(place.read(environ))
-        if not isinstance(document, dict):
-            raise InvalidArgument("the body must be a JSON object with 'key', 'byte_size' and perhaps 'offset'")
+            document = parse_object(place.read(environ), refusal=EXPECTED)
         key = document.get("key")
         if not isinstance(key, str):
             raise InvalidArgument("'key' must be a string, the name of a shared memory object")
