@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from vintner.errors import InvalidArgument, TooLarge, nearest
 from vintner.pb import grpc_service_pb2 as pb
 from vintner.request_parameters import check_key
-from vintner.shared_memory import Part, Regions
+from vintner.shared_memory import NO_REGIONS, Part, Regions
 from vintner.tensor_bytes import check_shape, decode_raw, encode_raw
 from vintner.tensor_parameters import (
     CLASSIFICATION,
@@ -65,8 +65,6 @@ def _tag(field: str) -> bytes:
 _ID: Final = _tag("id")
 _RAW: Final = _tag("raw_output_contents")
 
-NO_REGIONS: Final = Regions()
-"""Where shared memory is not allowed."""
 NO_PLACES: Final[Mapping[str, Part]] = {}
 
 EMPTY_FINAL: Final = "triton_enable_empty_final_response"

@@ -17,7 +17,7 @@ import orjson
 from vintner.errors import InvalidArgument
 from vintner.json_text import DEFAULT_LIMITS, JsonLimits, parse
 from vintner.request_parameters import check_key
-from vintner.shared_memory import Part, Regions
+from vintner.shared_memory import NO_REGIONS, Part, Regions
 from vintner.tensor_bytes import decode_raw, raw_view
 from vintner.tensor_json import decode_data, encode_data, spell_non_finite
 from vintner.tensor_parameters import (
@@ -39,8 +39,6 @@ Value = TypeVar("Value")
 
 _JSON_KINDS: Final = {str: "a string", list: "an array", dict: "an object", bool: "a boolean"}
 _INT32: Final = range(-(2**31), 2**31)
-NO_REGIONS: Final = Regions()
-"""Where shared memory is not allowed."""
 
 
 @dataclass(slots=True)

@@ -189,6 +189,10 @@ class Regions:
             raise Unsupported(DISABLED)
 
 
+NO_REGIONS: Final = Regions()
+"""Where shared memory is not allowed: nothing can be registered."""
+
+
 def _refused(name: str, reason: str) -> InvalidArgument:
     return InvalidArgument(f"failed to register shared memory region '{name}': {reason}")
 
