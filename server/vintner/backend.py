@@ -18,13 +18,15 @@ from threading import Lock
 from typing import Any, Protocol
 
 from vintner.errors import ConfigError, nearest
+from vintner.generation import EngineSpec, LanguageModel
 from vintner.types import Array, Parameter, TensorSpec
 
 logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "vintner.backends"
-PREFERRED = "openvino"
-"""Asked first for a model whose configuration names no backend."""
+PREFERRED = ("openvino_genai", "onnxruntime_genai", "openvino")
+"""Asked first, in this order, for a model whose configuration names no backend: those of language models look for more
+than a file that the others would take too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class LoadSpec:
     """Where compiled models may be kept between starts. Never beside the model."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The model configuration's `backend_options`; unknown ones are errors of the backend's."""
+    engine: EngineSpec = field(default_factory=EngineSpec)
+    """Of a language model."""
 
 
 class Instance(Protocol):
@@ -138,14 +142,15 @@ class Backend(Protocol):
     """An adapter to a runtime library."""
 
     def find(self, directory: Path) -> Path | None:
-        """The model in a version's directory that this backend can load, or None.
+        """The model in a version's directory that this backend can load, or None. If it is itself a directory, it is a
+        language model.
 
         Raises ConfigError if it finds a model that it would load but cannot tell which, or a part of one.
         """
         ...
 
-    def load(self, spec: LoadSpec) -> LoadedModel | GeneratingModel:
-        """Loads and compiles. Raises LoadError with a reason that its reader can act on."""
+    def load(self, spec: LoadSpec) -> LoadedModel | GeneratingModel | LanguageModel:
+        """Loads and compiles, of a directory a LanguageModel. Raises LoadError with a reason to act on."""
         ...
 
     def devices(self) -> Sequence[Device]:
@@ -174,8 +179,9 @@ class Backends:
 
     @property
     def names(self) -> Sequence[str]:
-        """The preferred backend first, the others by name."""
-        return sorted({*self._points, *self._made}, key=lambda name: (name != PREFERRED, name))
+        """The preferred backends first, the others by name."""
+        names = {*self._points, *self._made}
+        return [*(name for name in PREFERRED if name in names), *sorted(names.difference(PREFERRED))]
 
     def get(self, name: str) -> Backend:
         """Raises ConfigError for a name that is not installed, or a backend that cannot be imported."""

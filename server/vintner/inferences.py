@@ -87,7 +87,7 @@ class Inferences:
                 check_classes(request.classes, servable.outputs)
             if request.untyped is not None:
                 untyped, request.untyped = request.untyped, None
-                untyped.fill(request, servable.inputs)
+                untyped.fill(request, [*servable.inputs, *servable.optional_inputs])
             return servable.submit(request, settle)
         except Exception as exc:
             settle(exc)

@@ -24,7 +24,8 @@ from vintner.exposition import (
     exposition,
     label_pairs,
 )
-from vintner.model_metrics import PROTOCOLS, Histogram, ModelMetrics, RequestMetrics
+from vintner.histograms import Histogram
+from vintner.model_metrics import PROTOCOLS, ModelMetrics, RequestMetrics
 
 SLICE: Final = 0.001
 """Seconds for which a scrape keeps the interpreter to itself."""

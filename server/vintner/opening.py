@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
-from vintner.backend import Backend, Backends, LoadedModel, LoadSpec, close_anyway
+from vintner.backend import Backend, Backends, GeneratingModel, LoadedModel, LoadSpec, close_anyway
 from vintner.decoupled import is_decoupled, loader
 from vintner.errors import LoadError
 from vintner.labels import read_labels
+from vintner.language_opening import open_language_model
 from vintner.load_specs import find_model, load_specs
 from vintner.manifest import check_manifest
 from vintner.model_shapes import open_model
@@ -23,6 +25,7 @@ from vintner.pools import Pool
 from vintner.rate_limiter import Claim
 from vintner.response_cache import ResponseCache
 from vintner.servable import Servable
+from vintner.tensor_servable import TensorServable
 from vintner.turns import Threads
 from vintner.warmup import DIRECTORY, warm_up
 
@@ -45,6 +48,8 @@ def open_servable(
     check_manifest(source.versions[version])
     source = replace(source, config=with_names(source.config, source.versions[version]))
     labels = read_labels(source.config, source.root)
+    if path.is_dir():
+        return open_language_model(source, version, backends.get(backend), path, backend, cores, cache_dir, threads)
     models: list[LoadedModel] = []
     try:
         pools: list[Pool] = []
@@ -55,7 +60,7 @@ def open_servable(
             models.append(model)
             _check_alike(models[0], model, spec.device)
             pools.append(Pool(model.instances, spec.device, model.close, load, lasting=is_decoupled(model)))
-        servable = Servable(
+        servable = TensorServable(
             source.name, version, models[0], source.config, threads, backend, pools, cache, claim, labels
         )
         for misfit in sorted(misfits):
@@ -69,7 +74,8 @@ def open_servable(
 
 def _open(backend: Backend, spec: LoadSpec, source: ModelSource, misfit: Callable[[str], object]) -> LoadedModel:
     """Loads a model on one device and warms it up there. `misfit` is told why it cannot be batched, if so."""
-    model = open_model(loader(backend.load, source.config), spec, source.config, source.root / DIRECTORY)
+    load = cast(Callable[[LoadSpec], LoadedModel | GeneratingModel], backend.load)  # that of a file
+    model = open_model(loader(load, source.config), spec, source.config, source.root / DIRECTORY)
     try:
         reason = warm_up(model, source.config.warmup, source.root / DIRECTORY)
     except BaseException:

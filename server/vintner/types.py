@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from vintner.access_log import Visit
+    from vintner.prompts import Asked
 
 Array = NDArray[Any]
 Parameter = bool | int | float | str
@@ -157,6 +158,10 @@ class Request:
     None where a single answer is all that can be taken."""
     untyped: Untyped | None = None
     """What the inputs are made of once it is known which version serves; until then there are none."""
+    asked: Asked | None = None
+    """What a language model is asked; then there are no inputs, and the answer is empty when all was told."""
+    has_room: Callable[[], bool] | None = None
+    """Whether `on_response` would not block; None where responses are not wanted one by one."""
     visit: Visit | None = None
     """Where the access log keeps what it learns, if there is one."""
 

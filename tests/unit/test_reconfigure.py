@@ -27,6 +27,7 @@ RELOADED: Mapping[str, tuple[Any, Any]] = {
     "name": ("a", "b"),
     "backend": ("openvino", "onnxruntime"),
     "filename": ("a.onnx", "b.onnx"),
+    "generation": ({"max_num_seqs": 1}, {"max_num_seqs": 2}),
     "device": ("CPU", "GPU"),
     "performance_hint": ("latency", "throughput"),
     "precision": ("f32", "bf16"),

@@ -1,0 +1,39 @@
+"""Opens one version of a language model: its runtime, its chat template, and what reads its text.
+
+Invariant: what fails halfway leaves nothing open.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from vintner.backend import Backend, close_anyway
+from vintner.errors import LoadError
+from vintner.generation import LanguageModel
+from vintner.language_servable import LanguageServable
+from vintner.load_specs import load_specs
+from vintner.model_source import ModelSource
+from vintner.turns import Threads
+
+
+def open_language_model(
+    source: ModelSource,
+    version: int,
+    backend: Backend,
+    path: Path,
+    backend_name: str,
+    cores: int,
+    cache_dir: Path | None,
+    threads: Threads | None,
+) -> LanguageServable:
+    """Raises OperatorError with the reason if it cannot be loaded, or contradicts its configuration."""
+    config = source.config
+    if len(config.in_pools()) > 1:
+        raise LoadError("a language model cannot have several pools: its requests share one engine")
+    model = cast(LanguageModel, backend.load(load_specs(source, version, path, cores, cache_dir)[0]))
+    try:
+        return LanguageServable(source.name, version, model, config, threads, backend_name)
+    except BaseException:
+        close_anyway(model.close, f"model '{source.name}' version {version}")
+        raise
