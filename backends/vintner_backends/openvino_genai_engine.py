@@ -10,6 +10,7 @@ Invariant: `_handles` has exactly the requests that the pipeline has not finishe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -197,8 +198,13 @@ def _adapters(known: Mapping[str, Any], wanted: Mapping[str, float]) -> Any:
     return config
 
 
+PLACE: Final = re.compile(r"^(\[[\d:]+\] )?\S+\.(cc|cpp|hpp|h):\d+: ")
+"""Of the library's source, in front of what it says."""
+
+
 def short(error: Exception) -> str:
     """What an exception of the library's says, without the places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [PLACE.sub("", line) for line in lines]
     told = [line for line in lines if not line.startswith(("Exception from", "Check '"))] or lines
     return told[-1].rsplit("Internal error: ", 1)[-1] if told else type(error).__name__
