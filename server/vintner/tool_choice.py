@@ -43,23 +43,24 @@ def tool_choice_schema(
         raise InvalidArgument("tool_choice needs at least one function in tools")
     if name is not None:
         return dict(functions[name])
-    calls = [_call(place, function, schema) for place, (function, schema) in enumerate(functions.items())]
+    places = [f"parameters{place}" for place in range(len(functions))]
+    calls = [_call(function, f"#/$defs/{place}") for function, place in zip(functions, places, strict=True)]
+    kept = [_moved(schema, f"#/$defs/{place}") for schema, place in zip(functions.values(), places, strict=True)]
     bounds = {"minItems": 1} if parallel else {"minItems": 1, "maxItems": 1}
-    return {"type": "array", **bounds, "items": {"anyOf": calls}}
+    return {"type": "array", **bounds, "items": {"anyOf": calls}, "$defs": dict(zip(places, kept, strict=True))}
 
 
-def _call(place: int, name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    moved = _moved(schema, f"#/items/anyOf/{place}/properties/parameters")
+def _call(name: str, parameters: str) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": {"name": {"type": "string", "enum": [name]}, "parameters": moved},
+        "properties": {"name": {"type": "string", "enum": [name]}, "parameters": {"$ref": parameters}},
         "required": ["name", "parameters"],
         "additionalProperties": False,
     }
 
 
 def _moved(schema: Any, to: str) -> Any:
-    """A schema whose own references hold where it stands now."""
+    """A schema whose own references hold where it stands now, which runtimes find only through objects."""
     if isinstance(schema, list):
         return [_moved(member, to) for member in schema]
     if not isinstance(schema, Mapping):
