@@ -34,6 +34,14 @@ _NOT_FOLLOWED: Final = (
     "not", "if", "then", "else", "contains", "minContains", "maxContains", "multipleOf", "dependentRequired",
     "dependentSchemas", "dependencies", "additionalItems", "$dynamicRef", "$recursiveRef", "$anchor", "$dynamicAnchor",
 )  # fmt: skip
+_ALONE: Final = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
+_BESIDES: Final = frozenset(
+    (
+        "properties", "patternProperties", "additionalProperties", "unevaluatedProperties", "propertyNames", "required",
+        "items", "prefixItems", "unevaluatedItems", "pattern", "minLength", "maxLength", "minItems", "maxItems",
+        "minProperties", "maxProperties", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    )
+)  # fmt: skip
 _COUNTS: Final = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
 _MAPS: Final = ("properties", "patternProperties", "$defs", "definitions")
 _ALTERNATIVES: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -115,6 +123,10 @@ def _check_keywords(schema: Mapping[str, Any], where: str) -> None:
     for keyword in _NOT_FOLLOWED:
         if keyword in schema:
             _fail(where, f"'{keyword}' is not supported by structured generation")
+    alone = next((keyword for keyword in _ALONE if keyword in schema), None)
+    besides = sorted(key for key in schema if key in _BESIDES or (key in _ALONE and key != alone)) if alone else ()
+    if besides:
+        _fail(where, f"'{besides[0]}' is not followed next to '{alone}'; move it into the schema that it belongs to")
     if schema.get("uniqueItems", False) is not False:
         _fail(f"{where}.uniqueItems", "only false is supported by structured generation")
 

@@ -53,6 +53,8 @@ GOOD_SCHEMAS: list[Any] = [
     {"type": "integer", "minimum": 5, "maximum": 5},
     {"type": "number", "minimum": -0.5, "exclusiveMaximum": 0.5},
     {"uniqueItems": False},
+    {"type": "string", "enum": ["a"], "default": "a", "title": "A"},
+    {"$ref": "#/$defs/a", "$defs": {"a": {"type": "integer"}}, "description": "a"},
     nested(DEEPEST_SCHEMA),
     {"type": "object", "properties": {f"p{number}": {} for number in range(MOST_PROPERTIES)}},
 ]
@@ -90,8 +92,14 @@ BAD_SCHEMAS: list[tuple[Any, str]] = [
     ({"$ref": "#anchor"}, r"#anchor is no schema"),
     ({"$ref": "#"}, "leads in a circle"),
     ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "leads in a circle"),
-    ({"$ref": "#/anyOf/0", "anyOf": [{}]}, "may lead through objects only"),
+    ({"items": {"$ref": "#/$defs/a/anyOf/0"}, "$defs": {"a": {"anyOf": [{}]}}}, "may lead through objects only"),
     ({"$ref": "#/type", "type": "object"}, "#/type is no schema"),
+    ({"anyOf": [{}], "properties": {}}, "schema: 'properties' is not followed next to 'anyOf'"),
+    (
+        {"items": {"$ref": "#/$defs/a", "minItems": 1}, "$defs": {"a": {}}},
+        r"schema.items: 'minItems' is not .* '\$ref'",
+    ),
+    ({"enum": ["a"], "const": "b"}, "schema: 'enum' is not followed next to 'const'"),
     ({"properties": 3}, "schema.properties: must be an object"),
     ({"properties": {"a": {"properties": {"b": {"type": "x"}}}}}, "schema.properties.a.properties.b.type: must be"),
     ({"properties": {"a": False}}, "schema.properties.a: .*false accepts nothing"),
@@ -148,8 +156,8 @@ def test_a_schema_that_would_hurt_is_refused_by_place(schema: Any, reason: str) 
 
 GOOD_PATTERNS = [
     "", "()", "^a$", "^", "$", "[a-z]+", "a|b|(c|d)?", r"\d{3}-\d{4}", "a{2,}?", "a{0}", "(?:a)", "(?<year>a)",
-    r"[\w-]", r"[a-z\-\]]", "[-a]", "[a-]", "[+--]", r"\x41\u0041\u{1F600}", r"[\x00-\x1f]", r"\cA", r"\\", "]", "}", "é+", r"[\b]",
-    ".*", r"[\s\S]*", "a\nb",
+    r"[\w-]", r"[a-z\-\]]", "[-a]", "[a-]", "[+--]", r"\x41\u0041\u{1F600}", r"[\x00-\x1f]", r"\cA", r"\\", "]", "}",
+    "é+", r"[\b]", ".*", r"[\s\S]*", "a\nb",
     "a{2147483647}", "(a{100}){100}", "(" * DEEPEST_REGEX + ")" * DEEPEST_REGEX, "a" * LONGEST_REGEX,
 ]  # fmt: skip
 
