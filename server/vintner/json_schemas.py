@@ -34,6 +34,14 @@ _NOT_FOLLOWED: Final = (
     "not", "if", "then", "else", "contains", "minContains", "maxContains", "multipleOf", "dependentRequired",
     "dependentSchemas", "dependencies", "additionalItems", "$dynamicRef", "$recursiveRef", "$anchor", "$dynamicAnchor",
 )  # fmt: skip
+_ALONE: Final = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
+_BESIDES: Final = frozenset(
+    (
+        "properties", "patternProperties", "additionalProperties", "unevaluatedProperties", "propertyNames", "required",
+        "items", "prefixItems", "unevaluatedItems", "pattern", "minLength", "maxLength", "minItems", "maxItems",
+        "minProperties", "maxProperties", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    )
+)  # fmt: skip
 _COUNTS: Final = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
 _MAPS: Final = ("properties", "patternProperties", "$defs", "definitions")
 _ALTERNATIVES: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -115,6 +123,10 @@ def _check_keywords(schema: Mapping[str, Any], where: str) -> None:
     for keyword in _NOT_FOLLOWED:
         if keyword in schema:
             _fail(where, f"'{keyword}' is not supported by structured generation")
+    alone = next((keyword for keyword in _ALONE if keyword in schema), None)
+    besides = sorted(key for key in schema if key in _BESIDES or (key in _ALONE and key != alone)) if alone else ()
+    if besides:
+        _fail(where, f"'{besides[0]}' is not followed next to '{alone}'; move it into the schema that it belongs to")
     if schema.get("uniqueItems", False) is not False:
         _fail(f"{where}.uniqueItems", "only false is supported by structured generation")
 
@@ -171,6 +183,8 @@ def _check_strings(schema: Mapping[str, Any], where: str) -> None:
         check_regex(schema["pattern"], f"{where}.pattern")
     if not isinstance(schema.get("format", ""), str):
         _fail(f"{where}.format", "must be a string")
+    if "pattern" in schema and any(keyword in schema for keyword in ("format", "minLength", "maxLength")):
+        _fail(f"{where}.pattern", "is not supported together with format, minLength or maxLength")
 
 
 def _check_counts(schema: Mapping[str, Any], where: str) -> None:
@@ -192,13 +206,13 @@ def _check_sizes(schema: Mapping[str, Any], where: str) -> None:
         _fail(f"{where}.minItems", "needs items, which say what the array consists of")
     if schema.get("maxProperties", MOST_REPEATS) < len(set(schema.get("required", ()))):
         _fail(f"{where}.maxProperties", "must not be less than the number of required properties")
-    others = ("additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames")
-    if schema.get("minProperties", 0) > named and not _open(schema, *others):
+    if schema.get("minProperties", 0) > named and not _open(schema, "additionalProperties", "unevaluatedProperties"):
         _fail(f"{where}.minProperties", "needs additionalProperties, for there are fewer properties")
 
 
-def _open(schema: Mapping[str, Any], *keywords: str) -> bool:
-    return any(schema.get(keyword, False) is not False for keyword in keywords)
+def _open(schema: Mapping[str, Any], first: str, second: str) -> bool:
+    """Whether there may be more than what is described; the second keyword counts only without the first."""
+    return schema.get(first, schema.get(second, False)) is not False
 
 
 _CHECKS: Final[tuple[Callable[[Mapping[str, Any], str], None], ...]] = (

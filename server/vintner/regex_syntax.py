@@ -46,15 +46,20 @@ class _RegexReader(SyntaxCursor):
                     self.fail("an alternative is empty")
                 elements, several = 0, True
             elif self.here() in "^$":
-                self.place += 1
-                if self.here() and self.here() in "*+?{":
-                    self.fail("there is nothing to repeat")
+                self._anchor()
             else:
                 most = max(most, self._element(depth))
                 elements += 1
         if several and not elements:
             self.fail("an alternative is empty")
         return most
+
+    def _anchor(self) -> None:
+        if self.place != (0 if self.here() == "^" else len(self.text) - 1):
+            self.fail("'^' is supported at the beginning only, and '$' at the end")
+        self.place += 1
+        if self.here() and self.here() in "*+?{":
+            self.fail("there is nothing to repeat")
 
     def _element(self, depth: int) -> int:
         if self.here() in "*+?{":
@@ -108,16 +113,16 @@ class _RegexReader(SyntaxCursor):
             self.fail("'[^]' is not supported")
         while not self.took("]"):
             low = self._member()
-            if low is not None and self.here() == "-" and self.here(2) not in ("-", "-]"):
+            if self.here() == "-" and self.here(2) not in ("-", "-]"):
                 self.place += 1
                 high = self._member()
-                if high is None or high < low:
+                if low is None or high is None or high < low:
                     self.fail("a range of characters must go from a lower to a higher one")
 
     def _member(self) -> str | None:
         """One character; None for a shorthand like `\\d`, which is several."""
-        if not self.here():
-            self.fail("a character class is not closed")
+        if self.here() in ("", "\n", "\r"):
+            self.fail("a character class is not closed on its line")
         self.place += 1
         return self.text[self.place - 1] if self.text[self.place - 1] != "\\" else self._escape(in_class=True)
 
