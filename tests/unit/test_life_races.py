@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fake_backend import FakeModel
-from model_world import WAIT, World, held
+from model_world import WAIT, World, held, stop_clock
 from vintner import steps
 from vintner.backend import LoadSpec
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound, Unavailable
@@ -474,7 +474,8 @@ def test_a_lenient_server_is_not_ready_before_its_models_have_begun(
     monkeypatch.undo()
     assert begun.wait(WAIT)
     assert seen == [["the model repository has not been read yet"]]
-    assert list(world.manager.holdups(strict=False)) == ["model 'm' version 1 is LOADING: loading for 0 s"]
+    stop_clock(world.manager, "m", 2.0)
+    assert list(world.manager.holdups(strict=False)) == ["model 'm' version 1 is LOADING: loading for 2 s"]
     gate.set()
     assert world.manager.settled.wait(WAIT)
     assert list(world.manager.holdups(strict=False)) == []

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backend import FakeBackend, fake_model, write_model
+from model_world import stop_clock
 from vintner.backend import Backends
 from vintner.errors import DeadlineExceeded, InvalidArgument, ModelNotReady, NotFound
 from vintner.manager import Manager
@@ -219,7 +220,8 @@ def test_a_model_that_is_still_loading_says_so(world: World) -> None:
     assert entered.wait(WAIT)
     with pytest.raises(ModelNotReady, match="LOADING"):
         world.manager.lease("m")
-    assert list(world.manager.holdups(strict=False)) == ["model 'm' version 1 is LOADING: loading for 0 s"]
+    stop_clock(world.manager, "m", 2.0)
+    assert list(world.manager.holdups(strict=False)) == ["model 'm' version 1 is LOADING: loading for 2 s"]
     gate.set()
     assert world.manager.settled.wait(WAIT)
     world.manager.lease("m").release()
