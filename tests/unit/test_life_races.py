@@ -516,7 +516,7 @@ def test_a_load_that_was_given_up_does_not_hold_up_the_end(tmp_path: Path) -> No
     begun, gate = held(world, "stuck")
     world.put("stuck", 1, config="load_timeout_seconds: 0.05")
     world.settle()
-    assert begun.is_set()
+    assert begun.wait(WAIT)
     assert world.manager.stop(0)
     gate.set()
     world.until_closed(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -270,13 +271,21 @@ def test_a_model_that_nobody_uses_is_unloaded_until_somebody_does(world: World) 
     world.put("m", 1, config="idle_unload_seconds: 0.05")
     world.settle()
     world.until(lambda: world.states() == {"m/1": "UNAVAILABLE"})
-    assert isinstance(world.infer("m"), Response)
-    lease = world.manager.lease("m")
+    leases = []
+
+    def lease() -> bool:
+        assert isinstance(world.infer("m"), Response)
+        with suppress(ModelNotReady):  # if this took long, it sleeps again
+            leases.append(world.manager.lease("m"))
+        return bool(leases)
+
+    wait_until(lease)
     threading.Event().wait(0.15)
     assert world.states() == {"m/1": "READY"}, "a lease is use"
-    lease.release()
+    leases[0].release()
     world.until(lambda: world.states() == {"m/1": "UNAVAILABLE"})
-    assert [model.times_closed for model in world.backend.loaded] == [1, 1]
+    closed = [model.times_closed for model in world.backend.loaded]
+    assert closed == [1] * max(2, len(closed))
 
 
 # -- memory ------------------------------------------------------------------------------------------------------

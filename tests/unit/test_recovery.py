@@ -81,7 +81,9 @@ class Shop:
         self.spoil: Callable[[Model], None] = lambda model: None
         first = self.models[0]
         self.pool = Pool(first.instances, "CPU", first.close, self.reopen)
-        self.scheduler = Scheduler([self.pool, *others], batching=Batching(4), health=health, threads=threads_by(clock) if clock else None)
+        self.scheduler = Scheduler(
+            [self.pool, *others], batching=Batching(4), health=health, threads=threads_by(clock) if clock else None
+        )
 
     @property
     def machine(self) -> Machine:
