@@ -22,7 +22,7 @@ MIB = 1 << 20
 OPTIONS = (
     "--grpc-infer-response-compression-level=high",
     "--grpc-keepalive-seconds=0.2",
-    "--grpc-keepalive-timeout-seconds=0.2",
+    "--grpc-keepalive-timeout-seconds=5",
     "--grpc-keepalive-permit-without-calls",
     "--grpc-min-ping-interval-seconds=0",
     "--grpc-max-connection-age-seconds=0.8",
@@ -131,10 +131,16 @@ def test_a_client_that_gives_no_sign_of_life_loses_its_connection(server: Runnin
 
 
 def test_pings_at_any_rate_are_allowed(server: RunningServer) -> None:
-    with Http2Peer(server.grpc) as peer:
-        for _ in range(10):
-            peer.ping()
-            assert Event("pong") in peer.events(WAIT)
+
+    def are_allowed() -> bool:
+        with Http2Peer(server.grpc) as peer:
+            answers = []
+            for _ in range(10):
+                peer.ping()
+                answers.append(Event("pong") in peer.events(WAIT))
+        return all(answers)
+
+    assert any(are_allowed() for _ in range(10)), "a connection may be too old before it has had them all"
 
 
 def test_a_client_sees_nothing_of_it_when_its_connection_is_too_old(relay: Relay) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fake_backend import fake_model, write_model
 from held_backend import held, held_loads
-from infer_calls import PROTOCOLS, Background, Inference, answer, grpc_stub, refusal_of, refuse, wait_until
+from infer_calls import ARRIVES, PROTOCOLS, Background, Inference, answer, grpc_stub, refusal_of, refuse, wait_until
 from model_builders import onnx_mlp, openvino_scaling
 from repository_calls import answering, index, loads, wait_for
 from running_server import RunningServer
@@ -84,7 +84,7 @@ def test_a_first_request_waits_no_longer_than_its_deadline(root: Path, start: St
     server = start(root)
     with held_loads(version), grpc_stub(server) as stub:
         patient = Background(answer, server, "rest", M)
-        refusal = refusal_of(lambda: stub.ModelInfer(M.message(), timeout=0.5))
+        refusal = refusal_of(lambda: stub.ModelInfer(M.message(), timeout=ARRIVES))
         assert refusal.code == "DEADLINE_EXCEEDED"
         wait_until(lambda: server.counter("vintner_rejected_requests_total") == 1)
     assert values(patient.outcome) == [2, 4]
@@ -128,10 +128,12 @@ def test_a_model_that_nobody_uses_is_put_away_and_comes_back(root: Path, start: 
     with held(version):
         busy = Background(answer, server, "grpc", Inference(model="used"))
         wait_until(lambda: index(server)["m/1"] == SLEEPS)
+        wait_until(lambda: server.counter("vintner_requests_in_flight", model="used") == 1)
+        before, _ = loads(server)
         for count, protocol in enumerate(PROTOCOLS, start=1):
             assert values(answer(server, protocol, M)) == [2, 4]
             wait_until(lambda: index(server)["m/1"] == SLEEPS)
-            assert loads(server) == (2 + count, 0)
+            assert loads(server) == (before + count, 0)
         assert index(server)["used/1"] == ("READY", "")
         assert server.request("GET", "/v2/health/ready")[0] == 200
     assert values(busy.outcome) == [2, 4]
@@ -180,12 +182,12 @@ def test_models_make_room_for_each_other_and_the_budget_holds(root: Path, start:
 
 
 def test_a_load_that_hangs_is_given_up_and_stops_no_other(root: Path, start: Start) -> None:
-    stuck = put(root, "a", "load_timeout_seconds: 1\n")
+    stuck = put(root, "a", "load_timeout_seconds: 4\n")
     for name in "bcd":
         put(root, name, "")
     with held_loads(stuck):
         server = start(root, "--model-load-threads=1", SETTLE)
-        given_up = "it was not loaded within 1 s and is given up"
+        given_up = "it was not loaded within 4 s and is given up"
         assert index(server) == {"a/1": ("UNAVAILABLE", given_up)} | dict.fromkeys(("b/1", "c/1", "d/1"), ("READY", ""))
         assert given_up in server.request("GET", "/v2/health/ready")[2].decode()
         for protocol in PROTOCOLS:

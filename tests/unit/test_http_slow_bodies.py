@@ -25,7 +25,11 @@ class Connection:
         self.server = listener.accept()[0]
 
     def read(self, size: int) -> bytes:
-        return self.server.recv(size, socket.MSG_WAITALL)
+        """In parts: with MSG_WAITALL a signal would end it early."""
+        read = b""
+        while len(read) < size and (part := self.server.recv(size - len(read))):
+            read += part
+        return read
 
     def respond(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         assert (status, *headers) == (408, ("Content-Type", "application/json"), ("Connection", "close"))

@@ -24,6 +24,7 @@ from vintner.model_source import Scan
 from vintner.servable import Servable
 from vintner.turns import Threads
 from vintner.types import Response
+from waiting import wait_until
 
 
 class HandWorkers:
@@ -141,8 +142,8 @@ def test_a_load_during_an_unload_waits_until_the_model_is_there(explicit: World)
     assert explicit.states() == {"m/1": "UNLOADING"}
     loaded = in_thread(lambda: (explicit.manager.load("m"), explicit.states())[1])
     explicit.until(lambda: explicit.manager._models["m"].admitted)
+    wait_until(lambda: not explicit.manager.settled.is_set())
     assert loaded.empty()
-    assert not explicit.manager.settled.is_set()
     lease.release()
     assert loaded.get(timeout=WAIT) == {"m/1": "READY"}
 
