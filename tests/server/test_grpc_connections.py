@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,10 +20,12 @@ from tritonclient.grpc import service_pb2_grpc
 
 WAIT = 30.0
 MIB = 1 << 20
+
+Start = Callable[..., RunningServer]
+
 OPTIONS = (
     "--grpc-infer-response-compression-level=high",
     "--grpc-keepalive-seconds=0.2",
-    "--grpc-keepalive-timeout-seconds=5",
     "--grpc-keepalive-permit-without-calls",
     "--grpc-min-ping-interval-seconds=0",
     "--grpc-max-connection-age-seconds=0.8",
@@ -125,7 +128,13 @@ def test_too_much_metadata_is_refused(server: RunningServer) -> None:
     assert infer(server.grpc, request_of(1)).model_version == "1"
 
 
-def test_a_client_that_gives_no_sign_of_life_loses_its_connection(server: RunningServer) -> None:
+@pytest.mark.parametrize("path", ["auto", "off"])
+def test_a_client_that_gives_no_sign_of_life_loses_its_connection(start: Start, tmp_path: Path, path: str) -> None:
+    """A server of its own: in the one of the others, a client that the machine holds up would lose its connection."""
+    write_model(tmp_path / "models" / "m" / "1")
+    keepalive = ("--grpc-keepalive-seconds=0.2", "--grpc-keepalive-permit-without-calls")
+    flags = (f"--grpc-fast-path={path}", "--grpc-keepalive-timeout-seconds=0.2", *keepalive)
+    server = start(tmp_path / "models", *flags)
     with Http2Peer(server.grpc, answers=False) as peer:
         assert [event.kind for event in peer.events(WAIT)] == ["ping", "goaway", "end"]
 
