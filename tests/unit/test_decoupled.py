@@ -189,7 +189,7 @@ def slowly(world: Streaming, clock: HandClock) -> tuple[Turn, SimpleQueue[Respon
     """Asks for two responses, each of which is taken only after a while."""
     answers: SimpleQueue[Response | Exception] = SimpleQueue()
     inputs = {"input": Tensor("INT32", np.array([[1], [2]], np.int32))}
-    request = Request("m", "", inputs, on_response=lambda response: clock.forward(0.2))
+    request = Request("m", "", inputs, on_response=lambda response: clock.forward(0.22))
     turn = world.service.submit(request, "grpc", answers.put)
     assert turn is not None
     return turn, answers
@@ -198,6 +198,7 @@ def slowly(world: Streaming, clock: HandClock) -> tuple[Turn, SimpleQueue[Respon
 def test_the_time_for_which_a_run_waits_for_its_client_is_not_the_models(tmp_path: Path, clock: HandClock) -> None:
     """A client that is slow must not have the model opened anew, for which all others would wait."""
     world = Streaming(tmp_path, config="execution_timeout_seconds: 0.05", clock=clock)
+    world.model.gate = lambda: clock.forward(0.02)
     turn, answers = slowly(world, clock)
     turn.run()
     assert isinstance(answers.get(timeout=WAIT), Response)
