@@ -6,7 +6,8 @@ another hold `step()` up for more than a minute, 100,000, or a NUL in a pattern,
 runtime's Python API compiles a schema without a pipeline, and xgrammar's own package needs torch, so this refuses what
 was seen to do any of that, and keywords that are silently not followed, because an answer that only looks constrained
 is worse than an error. ONNX Runtime GenAI (llguidance) refuses some of what passes, for one request and at once:
-unknown formats, propertyNames, unevaluatedProperties, minProperties with optional properties. What this cannot foresee remains to whoever runs the pipeline: it has to recover.
+unknown formats, propertyNames, unevaluatedProperties, minProperties with optional properties. What this cannot foresee
+remains to whoever runs the pipeline: it has to recover.
 
 Knows nothing of requests. Invariant: a schema that passes has only keywords of the right types, bounds that can be met,
 and references that lead somewhere. It may still describe values that never end (a list that must have a next).
