@@ -14,17 +14,9 @@ from vintner.errors import ContextExceeded, NotFound, RequestError, Unsupported,
 from vintner.http_server import error_head, error_text
 from vintner.http_transport import Answer
 
-
-class UnknownModel(NotFound):
-    """There is no model of that name, or it has no such adapter."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, "model")
-
-
 CODES: Final = (
     (ContextExceeded, "context_length_exceeded"),
-    (UnknownModel, "model_not_found"),
+    (NotFound, "model_not_found"),
     (Unsupported, "unsupported_parameter"),
 )
 """What programs tell errors of clients by, as OpenAI names it; errors of the server go by their outcome's name."""
@@ -42,10 +34,17 @@ def error_object(error: Exception) -> dict[str, Any]:
     described = {
         "message": error_text(error),
         "type": "invalid_request_error" if client else "server_error",
-        "param": error.param if isinstance(error, RequestError) else None,
+        "param": _param(error),
         "code": _code(error),
     }
     return {"error": described}
+
+
+def _param(error: Exception) -> str | None:
+    """Models are all that these routes do not find."""
+    if not isinstance(error, RequestError):
+        return None
+    return error.param or ("model" if isinstance(error, NotFound) else None)
 
 
 def _code(error: Exception) -> str | None:

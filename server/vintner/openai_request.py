@@ -6,16 +6,27 @@ for nothing, or is refused by name. As in OpenAI's API, null is as good as left 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import isfinite
 from typing import Any
 
-from vintner.errors import InvalidArgument, Unsupported, nearest
+from vintner.errors import InvalidArgument, RequestError, Unsupported, nearest
 
 
 def bad(param: str, expected: str, given: object) -> InvalidArgument:
     """The error for a parameter that is not what was expected."""
     return InvalidArgument(f"parameter '{param}': expected {expected}, got {given!r:.100}", param)
+
+
+@contextmanager
+def blamed(param: str) -> Iterator[None]:
+    """Has an error of the request's name a parameter, if it names none."""
+    try:
+        yield
+    except RequestError as exc:
+        exc.param = exc.param or param
+        raise
 
 
 class Parameters:
@@ -26,6 +37,10 @@ class Parameters:
         self._left = {name: value for name, value in document.items() if value is not None}
         self._path = path
         self._asked: list[str] = []
+
+    def has(self, name: str) -> bool:
+        """Whether it is there, and was not read."""
+        return name in self._left
 
     def value(self, name: str) -> Any:
         """Whatever it is; None if it is not there."""

@@ -16,7 +16,7 @@ from vintner.errors import (
     Unsupported,
 )
 from vintner.http_server import MethodNotAllowed
-from vintner.openai_errors import UnknownModel, openai_error
+from vintner.openai_errors import openai_error
 
 CLIENT, SERVER = "invalid_request_error", "server_error"
 
@@ -28,8 +28,7 @@ CLIENT, SERVER = "invalid_request_error", "server_error"
         (InvalidArgument("no"), 400, CLIENT, None, None),
         (ContextExceeded("no", "messages"), 400, CLIENT, "messages", "context_length_exceeded"),
         (Unsupported("no", "logit_bias"), 400, CLIENT, "logit_bias", "unsupported_parameter"),
-        (UnknownModel("no"), 404, CLIENT, "model", "model_not_found"),
-        (NotFound("no"), 404, CLIENT, None, None),
+        (NotFound("no"), 404, CLIENT, "model", "model_not_found"),
         (MethodNotAllowed("POST"), 405, CLIENT, None, None),
         (TooLarge("no"), 413, CLIENT, None, None),
         (QueueFull("no"), 503, SERVER, None, "queue_full"),
