@@ -6,11 +6,10 @@ run at the same time. Invariant: what a text gets does not depend on the texts b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import openvino as ov
@@ -30,17 +29,10 @@ from vintner_backends.openvino_config import (
 )
 from vintner_backends.openvino_instance import OpenVINOInstance, StringInstance
 from vintner_backends.openvino_strings import carry_strings_as_bytes
-from vintner_backends.openvino_tokenizer import (
-    RAGGED,
-    TEXT,
-    Template,
-    Tokenizer,
-    TokenizerGraph,
-    read_tokenizer,
-)
+from vintner_backends.openvino_tokenizer import RAGGED, TEXT, Tokenizer, read_tokenizer
 from vintner_backends.pinning import pinned
 from vintner_backends.text_settings import MODEL, OPTIONS, TOKENIZER, TextSettings
-from vintner_backends.token_batches import Sequences, groups, mask, padded, sequences
+from vintner_backends.token_batches import Sequences, Template, groups, mask, padded, sequences
 
 PLATFORM: Final = "openvino_genai"
 TOKENS: Final = TensorSpec("tokens", "INT64", (-1,))

@@ -1,6 +1,7 @@
 """Rerankers: pairs of a query and a document in, how relevant the one is to the other out.
 
-Invariant: a score is between 0 and 1, the sigmoid of a model's one value, as OpenVINO GenAI's TextRerankPipeline has it.
+Invariant: a score is between 0 and 1, the sigmoid of a model's one value, as in OpenVINO
+GenAI's TextRerankPipeline.
 """
 
 from __future__ import annotations

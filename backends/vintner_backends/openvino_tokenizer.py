@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import openvino as ov
 from openvino import opset15
-from vintner.errors import InvalidArgument, LoadError
+from vintner.errors import ContextExceeded, InvalidArgument, LoadError
 from vintner.types import Array, TensorSpec
 
 from vintner_backends.openvino_instance import OpenVINOInstance
@@ -137,7 +137,7 @@ class Tokenizer:
         self._truncate = truncate
 
     def run(self, texts: Array) -> list[Array]:
-        """The tokens of each of these UTF-8 texts, int32. Raises InvalidArgument for one that is too long or not UTF-8."""
+        """The tokens of each of these texts, int32. Raises InvalidArgument for one that is too long, or not UTF-8."""
         if not texts.size:
             return []
         given = np.empty(texts.size, np.object_)
@@ -149,7 +149,7 @@ class Tokenizer:
     def _checked(self, text: bytes) -> bytes:
         if len(text) > self._limit:
             if not self._truncate:
-                raise InvalidArgument(
+                raise ContextExceeded(
                     f"the text has {len(text)} bytes, and the model takes at most {self._limit // LONGEST_TOKEN} tokens"
                     f" in at most {self._limit} bytes"
                 )

@@ -131,7 +131,9 @@ def _modules(directory: Path) -> Mapping[str, str]:
         raise LoadError("modules.json is not the list of modules that sentence-transformers writes") from exc
     for name in modules:
         if name not in ("Transformer", "Pooling", "Normalize"):
-            raise LoadError(f"modules.json asks for a module '{name}'; Transformer, Pooling and Normalize can be served")
+            raise LoadError(
+                f"modules.json asks for a module '{name}'; Transformer, Pooling and Normalize can be served"
+            )
     return modules
 
 
@@ -146,9 +148,11 @@ def _pooling(directory: Path, modules: Mapping[str, str]) -> Pooling:
         return "mean"
     modes = [key for key, value in given.items() if key.startswith("pooling_mode_") and value is True]
     modes += [f"pooling_mode_{mode}" for mode in _listed(given.get("pooling_mode"))]
-    named = POOLINGS | {f"pooling_mode_{mode}": mode for mode in ("mean", "cls")}
+    named: Mapping[str, Pooling] = {**POOLINGS, "pooling_mode_mean": "mean", "pooling_mode_cls": "cls"}
     if len(modes) != 1 or modes[0] not in named:
-        raise LoadError(f"{name}/config.json asks for {' and '.join(modes) or 'no pooling'}; mean, cls or lasttoken can be")
+        raise LoadError(
+            f"{name}/config.json asks for {' and '.join(modes) or 'no pooling'}; mean, cls or lasttoken can be"
+        )
     return named[modes[0]]
 
 
@@ -159,7 +163,7 @@ def _listed(mode: object) -> list[str]:
 
 
 def _max_length(directory: Path, options: Mapping[str, Any]) -> int:
-    """The least of what the files say; an option may ask for less, or for more than the tokenizer's, not the model's."""
+    """The least of what the files say; an option may ask for less, or for as much as the model has positions for."""
     positions = _positions(read_json(directory / "config.json"))
     asked = options.get("max_length")
     if asked is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from vintner.errors import InvalidArgument
+from vintner.errors import ContextExceeded
 from vintner.types import Array
 
 GROUP_TOKENS: Final = 512
@@ -59,7 +59,7 @@ class Sequences:
 def sequences(template: Template, rows: Sequence[Sequence[Array]], limit: int, truncate: bool) -> Sequences:
     """One sequence of each row's texts.
 
-    Raises InvalidArgument for one of more than `limit` tokens, unless such are to be cut.
+    Raises ContextExceeded for one of more than `limit` tokens, unless such are to be cut.
     """
     filled = [template.fill(_fitting(row, limit - template.special, limit, truncate)) for row in rows]
     return Sequences([ids for ids, _ in filled], [types for _, types in filled])
@@ -71,7 +71,7 @@ def _fitting(texts: Sequence[Array], room: int, limit: int, truncate: bool) -> S
         return texts
     if not truncate:
         special = limit - room
-        raise InvalidArgument(
+        raise ContextExceeded(
             f"{'the text has' if len(texts) == 1 else 'query and document have'} {tokens + special} tokens, and the"
             f" model takes at most {limit}"
         )

@@ -7,6 +7,7 @@ from typing import Final
 
 from vintner.http_body import Bodies
 from vintner.http_docs import Documentation
+from vintner.http_embeddings import Embeddings
 from vintner.http_generate import Generate
 from vintner.http_inference import Inference
 from vintner.http_models import Models
@@ -41,6 +42,7 @@ def routes(
         *Inference(service, bodies).routes,
         *Generate(service, bodies).routes,
         *Predict(service, bodies).routes,
+        *Embeddings(service, bodies).routes,
         *Models(service).routes,
         *V1Models(service).routes,
         *Control(service, others, max_upload_bytes).routes,

@@ -171,6 +171,10 @@ class Service:
         finally:
             servable.release()
 
+    def row_limit(self, name: str) -> int | None:
+        """Rows above which requests to a model are refused, if its configuration says so; None for an unknown one."""
+        return self._manager.row_limit(name)
+
     def repository_index(self, ready_only: bool = False) -> list[IndexEntry]:
         return [entry for entry in self._manager.index() if not ready_only or entry.state == "READY"]
 
