@@ -1,0 +1,194 @@
+"""Generates with a model that runs in a process of its own: the server's end of it.
+
+While the server deals with what a step gave, the other process does the next one: a step is asked for before the
+answer to the one before is returned.
+
+Invariant: answers come in the order in which they are asked for, and at most one step's is outstanding.
+"""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from vintner.errors import BackendError, InvalidArgument, LoadError, Unsupported
+from vintner.generation import CacheUse, Progress, Sampling
+
+from vintner_backends.onnxruntime_genai_process import Worker, one_line
+
+logger = logging.getLogger(__name__)
+
+RESET_PATIENCE: Final = 10.0
+"""Seconds in which a process that is well has a new engine; one that takes longer is replaced."""
+
+LEAST_PATIENCE: Final = 60.0
+"""Seconds that a process that replaces another may take to load the model, or three times what the first one took."""
+
+GUIDANCE: Final = {"json_schema": "json_schema", "regex": "regex", "grammar": "lark_grammar"}
+
+NEUTRAL: Final[Mapping[str, float | bool]] = {
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "logprobs": False,
+}
+"""What this runtime does not have, with the values that ask for nothing."""
+
+Load = Callable[[float | None], Worker]
+"""Starts a process that loads the model, within so many seconds."""
+
+
+class RemoteEngine:
+    """One model. Threads: one at a time."""
+
+    def __init__(self, load: Load, vocabulary_size: int, max_sequences: int, in_waves: bool) -> None:
+        """Raises LoadError."""
+        self._load = load
+        self._worker = load(None)
+        self._vocabulary_size = vocabulary_size
+        self._patience = max(LEAST_PATIENCE, 3 * self._worker.load_time)
+        self._running: set[int] = set()
+        self._stepping = False  # whether a step was asked for whose answer has not been read
+        self._unread: tuple[Any, ...] | None = None  # a step's answer, if it had to be read before its time
+        self.max_sequences = min(max_sequences, self._worker.max_sequences)
+        self.in_waves = in_waves
+        self.cache = CacheUse()
+
+    @property
+    def pid(self) -> int:
+        """Of the process in which the model runs."""
+        return self._worker.pid
+
+    def add(self, key: int, tokens: Sequence[int], sampling: Sampling) -> None:
+        options = turn_options(sampling, self._vocabulary_size)
+        check_tokens(tokens, self._vocabulary_size)
+        if not self._running and not self._worker.alive:
+            self._replace()
+        session = len(tokens) + sampling.max_new_tokens
+        ends, least = sorted(sampling.stop_token_ids), sampling.min_new_tokens
+        self._worker.tell("add", key, array("i", tokens).tobytes(), session, options, ends, least)
+        answer = self._answer()
+        if answer[0] == "refused":
+            raise InvalidArgument(one_line(answer[1]))
+        if answer[0] == "failed":
+            raise BackendError(one_line(answer[1]))
+        self._running.add(key)
+
+    def _answer(self) -> tuple[Any, ...]:
+        """That to what was asked last."""
+        if self._stepping:
+            self._unread = self._worker.hear()
+            self._stepping = False
+        return self._worker.hear()
+
+    def cancel(self, key: int) -> None:
+        if key in self._running:
+            self._running.discard(key)
+            try:
+                self._worker.tell("cancel", key)
+            except BackendError as exc:  # the next step says it to those who are still there
+                logger.warning("a sequence could not be taken out: %s", exc)
+
+    def step(self) -> Sequence[Progress]:
+        answer = self._step()
+        if answer[0] != "made":
+            raise BackendError(one_line(answer[1]))
+        made = [
+            Progress(key, tokens, end=end) for key, tokens, end in answer[1] if key in self._running
+        ]
+        self._running.difference_update(progress.key for progress in made if progress.end)
+        if self._running:
+            self._ask()
+        return made
+
+    def _step(self) -> tuple[Any, ...]:
+        if self._unread is not None:
+            answer, self._unread = self._unread, None
+            return answer
+        self._ask()
+        answer = self._worker.hear()
+        self._stepping = False
+        return answer
+
+    def _ask(self) -> None:
+        if not self._stepping and self._unread is None:
+            self._worker.tell("step")
+            self._stepping = True
+
+    def reset(self) -> None:
+        self._running.clear()
+        if not (self._worker.alive and self._renewed()):
+            self._replace()
+
+    def _renewed(self) -> bool:
+        """Whether the process could make a new engine."""
+        try:
+            self._worker.tell("reset")
+            if self._stepping:
+                self._worker.hear(RESET_PATIENCE)
+            answer = self._worker.hear(RESET_PATIENCE)
+        except BackendError as exc:
+            logger.warning("%s", exc)
+            return False
+        self._stepping, self._unread = False, None
+        return bool(answer[0] == "reset")
+
+    def _replace(self) -> None:
+        """Raises BackendError if the model cannot be loaded again."""
+        logger.warning("the process %d, which ran a language model, is replaced", self._worker.pid)
+        self._worker.close(0)
+        self._stepping, self._unread = False, None
+        try:
+            self._worker = self._load(self._patience)
+        except LoadError as exc:
+            raise BackendError(f"the model could not be loaded again: {exc}") from exc
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def check_tokens(tokens: Sequence[int], vocabulary_size: int) -> None:
+    """Raises InvalidArgument for tokens that there are not, which would take down all sequences of the batch."""
+    if not tokens:
+        raise InvalidArgument("the prompt is empty: expected at least one token")
+    if min(tokens) < 0 or max(tokens) >= vocabulary_size:
+        raise InvalidArgument(f"expected token ids from 0 to {vocabulary_size - 1}, got {min(tokens)} to {max(tokens)}")
+
+
+def turn_options(sampling: Sampling, vocabulary_size: int) -> dict[str, tuple[Any, ...]]:
+    """The runtime's options of one sequence: by name, their arguments. Raises Unsupported.
+
+    The model's end tokens are masked as long as fewer tokens than wanted are there, and so they are to the end where
+    they are to be ignored.
+    """
+    for name, neutral in NEUTRAL.items():
+        if getattr(sampling, name) != neutral:
+            raise Unsupported(f"ONNX Runtime GenAI does not support '{name}'")
+    if sampling.adapters:
+        raise Unsupported("ONNX Runtime GenAI does not support 'adapters'")
+    least = sampling.max_new_tokens if sampling.ignore_eos else sampling.min_new_tokens
+    options: dict[str, tuple[Any, ...]] = {
+        "max_generated_tokens": (sampling.max_new_tokens,),
+        "min_generated_tokens": (least,),
+        "repetition_penalty": (sampling.repetition_penalty,),
+        **_choice(sampling, vocabulary_size),
+    }
+    if sampling.constraint is not None:
+        options["guidance"] = (GUIDANCE[sampling.constraint.kind], sampling.constraint.value)
+    return options
+
+
+def _choice(sampling: Sampling, vocabulary_size: int) -> dict[str, tuple[Any, ...]]:
+    """How a token is chosen. One of one is the likeliest, and then there is nothing to be drawn."""
+    if sampling.greedy or sampling.top_k == 1:
+        return {"do_sample": (False,)}
+    if sampling.seed is not None:
+        raise Unsupported("ONNX Runtime GenAI does not support 'seed' on the CPU, but with a temperature of 0")
+    return {
+        "do_sample": (True,),
+        "temperature": (sampling.temperature,),
+        "top_p": (sampling.top_p,),
+        "top_k": (min(sampling.top_k, vocabulary_size),),
+    }

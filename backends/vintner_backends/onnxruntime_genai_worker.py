@@ -1,0 +1,207 @@
+"""The process in which ONNX Runtime GenAI runs one model; the server's `onnxruntime_genai_process` starts it.
+
+It is a process of its own because the runtime holds the interpreter's lock while it loads a model, and so that a crash
+of it takes no server down. It imports nothing of the server. Messages come and are answered one after the other:
+
+    load(directory, overlay, cores)    loaded(sequences, device), or failed(reason)
+    add(key, tokens, session, options, ends, least)
+                                       added(), refused(reason), or failed(reason)
+    cancel(key)                        nothing
+    step()                             made([(key, tokens, end)]), or failed(reason)
+    reset()                            reset(), or failed(reason)
+
+Invariant: it ends as soon as the server has closed its end of the connection, or is no more.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+from array import array
+from threading import Thread
+from typing import Any, Final
+
+from vintner_backends.process_channel import Channel
+
+EVENTS: Final = 256
+"""That one call of the runtime gives at most."""
+
+ENDS: Final = {"EOS": "stop", "MAX_GENERATED_TOKENS": "length", "MAX_SESSION_TOKENS": "length"}
+NO_ROOM: Final = ("EXECUTION_CAPACITY_EXCEEDED", "REQUEST_UNSERVICEABLE")
+"""Errors of one request that does not fit into a paged cache; the others go on."""
+
+
+class Turn:
+    """One sequence: `ends` are token ids at which it ends once it has `least` tokens."""
+
+    __slots__ = ("ends", "key", "least", "made", "number", "request")
+
+    def __init__(self, key: int, request: Any, number: int, ends: frozenset[int], least: int) -> None:
+        self.key = key
+        self.request = request
+        self.number = number
+        self.ends = ends
+        self.least = least
+        self.made = 0
+
+
+class Runner:
+    """A loaded model, and the sequences that it generates."""
+
+    def __init__(self, directory: str, overlay: str, cores: list[int]) -> None:
+        import onnxruntime_genai as runtime  # here, where it is told if it cannot be imported
+
+        self._runtime = runtime
+        if cores:
+            os.sched_setaffinity(0, cores)  # threads that are started later inherit it
+        config = runtime.Config(directory)
+        config.clear_providers()  # leaves the processor
+        config.overlay(overlay)
+        self._model = runtime.Model(config)
+        self.reset()
+
+    @property
+    def max_sequences(self) -> int:
+        return int(self._engine.get_capabilities().configured_max_batch_size)
+
+    @property
+    def device(self) -> str:
+        return str(self._model.device_type)
+
+    def reset(self) -> None:
+        """A new engine, which costs nothing. One in whose batch something failed cannot be used any more."""
+        self._turns: dict[Any, Turn] = {}
+        self._by_key: dict[int, Turn] = {}
+        self._engine = self._runtime.Engine(self._model)
+        self._events = self._engine.create_event_buffer(EVENTS)
+
+    def request(self, session: int) -> Any:
+        options = self._runtime.RequestOptions()
+        options.set_max_session_tokens(session)
+        return self._engine.create_request(options=options)
+
+    def add(
+        self, key: int, request: Any, tokens: bytes, options: dict[str, Any], ends: list[int], least: int
+    ) -> None:
+        """`options` are those of the runtime by name, each with its arguments."""
+        chosen = self._runtime.TurnOptions(request)
+        for name, arguments in options.items():
+            getattr(chosen, f"set_{name}")(*arguments)
+        turn = Turn(key, request, request.begin_turn(array("i", tokens), chosen), frozenset(ends), least)
+        self._turns[request] = self._by_key[key] = turn
+
+    def cancel(self, key: int) -> None:
+        turn = self._by_key.get(key)
+        if turn is not None:
+            turn.request.cancel_turn(turn.number)
+            self._leave(turn)
+
+    def _leave(self, turn: Turn) -> None:
+        del self._turns[turn.request], self._by_key[turn.key]
+        turn.request.close()
+
+    def step(self) -> list[tuple[int, list[int], str]]:
+        """What came of each sequence. Raises RuntimeError if it failed for all of them."""
+        if not self._turns or not self._engine.has_pending_requests():
+            return []
+        made: dict[int, list[int]] = {}
+        ended: dict[int, str] = {}
+        for event in self._engine.run(self._events):
+            turn = self._turns.get(event.request)
+            if turn is None:
+                continue
+            end = self._end(event)
+            if event.token is not None:
+                turn.made += 1
+                if event.token in turn.ends and turn.made >= turn.least:
+                    end = "stop"
+                    turn.request.cancel_turn(turn.number)
+                else:
+                    made.setdefault(turn.key, []).append(event.token)
+            if end:
+                ended[turn.key] = end
+                self._leave(turn)
+        return [(key, made.get(key, []), ended.get(key, "")) for key in {**made, **ended}]
+
+    def _end(self, event: Any) -> str:
+        reason = event.finish_reason.name
+        if reason in ("NONE", "CANCELLED"):
+            return ""
+        if reason != "FAILED":
+            return ENDS[reason]
+        if event.error_code.name in NO_ROOM:
+            return "no_room"
+        self._engine.create_request()  # raises the reason, if the engine is the worse for it
+        raise RuntimeError(event.error_code.name)
+
+
+def end_with(connection: socket.socket) -> None:
+    """Ends this process with the connection, whatever it does at the time."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    poll.poll()
+    os._exit(0)
+
+
+def serve(channel: Channel) -> None:
+    """Answers until the connection ends."""
+    name, *arguments = channel.receive()
+    assert name == "load", name
+    try:
+        runner = Runner(*arguments)
+    except Exception as exc:
+        channel.send("failed", str(exc))
+        return
+    channel.send("loaded", runner.max_sequences, runner.device)
+    while True:
+        name, *arguments = channel.receive()
+        try:
+            answer = handle(runner, name, arguments)
+        except Exception as exc:  # the runtime's errors are RuntimeErrors mostly
+            answer = ("failed", str(exc))
+        if answer:
+            channel.send(*answer)
+
+
+def handle(runner: Runner, name: str, arguments: list[Any]) -> tuple[Any, ...]:
+    if name == "step":
+        return "made", runner.step()
+    if name == "add":
+        return add(runner, *arguments)
+    if name == "cancel":
+        runner.cancel(*arguments)
+        return ()
+    assert name == "reset", name
+    runner.reset()
+    return ("reset",)
+
+
+def add(runner: Runner, key: int, tokens: bytes, session: int, *rest: Any) -> tuple[Any, ...]:
+    """What fails because of the request is told apart from what fails because of the engine."""
+    request = runner.request(session)
+    try:
+        runner.add(key, request, tokens, *rest)
+    except Exception as exc:
+        request.close()
+        return "refused", str(exc)
+    return ("added",)
+
+
+def main() -> None:
+    # Signals for the server's group of processes, such as a service manager's, are the server's to obey: it has
+    # sequences to finish.
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, signal.SIG_IGN)
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    Thread(target=end_with, args=(connection,), daemon=True).start()
+    try:
+        serve(Channel(connection))
+    except (EOFError, OSError):
+        pass  # the server is gone
+
+
+if __name__ == "__main__":
+    main()
