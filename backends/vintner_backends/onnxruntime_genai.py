@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from vintner.backend import Device, LoadSpec
+from vintner.backend import Device, GeneratingModel, LoadedModel, LoadSpec
 from vintner.errors import LoadError
 from vintner.generation import Engine, Tokenizer
 
@@ -28,15 +28,21 @@ class OnnxRuntimeGenAIBackend:
     def find(self, directory: Path) -> Path | None:
         return directory if (directory / NAME).is_file() else None
 
-    def load(self, spec: LoadSpec) -> OnnxRuntimeGenAIModel:
+    def generates(self, path: Path) -> bool:
+        return path.is_dir()
+
+    def load(self, spec: LoadSpec) -> LoadedModel | GeneratingModel:
+        raise LoadError(f"{spec.path.name}: expected a language model")
+
+    def load_language_model(self, spec: LoadSpec) -> OnnxRuntimeGenAIModel:
         if find_spec(PACKAGE) is None:
             raise LoadError("the model needs ONNX Runtime GenAI, which is not installed: pip install 'vintner[genai]'")
         check_supported(spec)
         config = read_config(spec.path)
         # Imports the runtime, which the rest of this package is to do without.
-        from vintner_backends.onnxruntime_genai_tokenizer import RuntimeTokenizer
+        from vintner_backends.onnxruntime_genai_tokenizer import OnnxRuntimeTokenizer
 
-        tokenizer = RuntimeTokenizer(spec.path)
+        tokenizer = OnnxRuntimeTokenizer(spec.path)
         wanted, cores = overlay(spec, config), sorted(spec.affinity)
         engine = RemoteEngine(
             lambda patience: Worker(str(spec.path), wanted, cores, patience),

@@ -35,8 +35,8 @@ class GenAiConfig:
 
 def read_config(directory: Path) -> GenAiConfig:
     """Raises LoadError for a file that cannot be read, or lacks what is needed."""
+    whole = read_json(directory / NAME)
     try:
-        whole = json.loads((directory / NAME).read_text(encoding="utf-8"))
         model, search = whole["model"], whole.get("search", {})
         return GenAiConfig(
             _positive(model, "context_length"),
@@ -44,12 +44,21 @@ def read_config(directory: Path) -> GenAiConfig:
             _defaults(search),
             not (whole.get("engine") or {}).get("dynamic_batching"),
         )
-    except (OSError, ValueError) as exc:
-        raise LoadError(f"{NAME} cannot be read: {exc}") from exc
     except KeyError as exc:
         raise LoadError(f"{NAME} lacks {exc}") from exc
-    except (AttributeError, TypeError) as exc:
+    except (AttributeError, TypeError, ValueError) as exc:
         raise LoadError(f"{NAME} is not as the model builder of ONNX Runtime GenAI writes it: {exc}") from exc
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Raises LoadError for a file that has no JSON object."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise LoadError(f"{path.name} cannot be read: {exc}") from exc
+    if not isinstance(document, dict):
+        raise LoadError(f"{path.name}: expected a JSON object, got {document!r:.60}")
+    return document
 
 
 def _positive(model: Mapping[str, Any], name: str) -> int:

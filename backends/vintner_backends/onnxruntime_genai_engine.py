@@ -95,9 +95,7 @@ class RemoteEngine:
         answer = self._step()
         if answer[0] != "made":
             raise BackendError(one_line(answer[1]))
-        made = [
-            Progress(key, tokens, end=end) for key, tokens, end in answer[1] if key in self._running
-        ]
+        made = [Progress(key, tokens, end=end) for key, tokens, end in answer[1] if key in self._running]
         self._running.difference_update(progress.key for progress in made if progress.end)
         if self._running:
             self._ask()

@@ -15,6 +15,7 @@ Invariant: it ends as soon as the server has closed its end of the connection, o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -83,9 +84,7 @@ class Runner:
         options.set_max_session_tokens(session)
         return self._engine.create_request(options=options)
 
-    def add(
-        self, key: int, request: Any, tokens: bytes, options: dict[str, Any], ends: list[int], least: int
-    ) -> None:
+    def add(self, key: int, request: Any, tokens: bytes, options: dict[str, Any], ends: list[int], least: int) -> None:
         """`options` are those of the runtime by name, each with its arguments."""
         chosen = self._runtime.TurnOptions(request)
         for name, arguments in options.items():
@@ -197,10 +196,8 @@ def main() -> None:
         signal.signal(signal_number, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
     Thread(target=end_with, args=(connection,), daemon=True).start()
-    try:
+    with contextlib.suppress(EOFError, OSError):  # the server is gone
         serve(Channel(connection))
-    except (EOFError, OSError):
-        pass  # the server is gone
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vintner.errors import ConfigError, nearest
 from vintner.generation import EngineSpec, LanguageModel
@@ -142,19 +142,31 @@ class Backend(Protocol):
     """An adapter to a runtime library."""
 
     def find(self, directory: Path) -> Path | None:
-        """The model in a version's directory that this backend can load, or None. If it is itself a directory, it is a
-        language model.
+        """The model in a version's directory that this backend can load, or None.
 
         Raises ConfigError if it finds a model that it would load but cannot tell which, or a part of one.
         """
         ...
 
-    def load(self, spec: LoadSpec) -> LoadedModel | GeneratingModel | LanguageModel:
-        """Loads and compiles, of a directory a LanguageModel. Raises LoadError with a reason to act on."""
+    def load(self, spec: LoadSpec) -> LoadedModel | GeneratingModel:
+        """Loads and compiles. Raises LoadError with a reason that its reader can act on."""
         ...
 
     def devices(self) -> Sequence[Device]:
         """What this backend can run on here."""
+        ...
+
+
+@runtime_checkable
+class LanguageBackend(Backend, Protocol):
+    """An adapter to a runtime that has language models, too."""
+
+    def generates(self, path: Path) -> bool:
+        """Whether what `find` returned is a language model, which `load` would not load."""
+        ...
+
+    def load_language_model(self, spec: LoadSpec) -> LanguageModel:
+        """As `load`."""
         ...
 
 

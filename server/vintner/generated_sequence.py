@@ -61,7 +61,7 @@ class GeneratedSequence:
         self.last = 0.0
         """When its last token came; 0 before the first."""
         self.failures = 0
-        """Steps that failed while it ran."""
+        """Steps that failed since its last token, perhaps because of it."""
         self.finish: Finish = ""
         self.stop: str | None = None
         self._decoder = decoder

@@ -6,11 +6,9 @@ Invariant: what fails halfway leaves nothing open.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
-from vintner.backend import Backend, close_anyway
+from vintner.backend import LanguageBackend, close_anyway
 from vintner.errors import LoadError
-from vintner.generation import LanguageModel
 from vintner.language_servable import LanguageServable
 from vintner.load_specs import load_specs
 from vintner.model_source import ModelSource
@@ -20,7 +18,7 @@ from vintner.turns import Threads
 def open_language_model(
     source: ModelSource,
     version: int,
-    backend: Backend,
+    backend: LanguageBackend,
     path: Path,
     backend_name: str,
     cores: int,
@@ -31,7 +29,7 @@ def open_language_model(
     config = source.config
     if len(config.in_pools()) > 1:
         raise LoadError("a language model cannot have several pools: its requests share one engine")
-    model = cast(LanguageModel, backend.load(load_specs(source, version, path, cores, cache_dir)[0]))
+    model = backend.load_language_model(load_specs(source, version, path, cores, cache_dir)[0])
     try:
         return LanguageServable(source.name, version, model, config, threads, backend_name)
     except BaseException:

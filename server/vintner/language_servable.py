@@ -76,13 +76,14 @@ class LanguageServable(Servable):
             limits=queue_limits(config.queue),
             metrics=self._counts,
             alarms=(threads or Threads()).alarms,
+            timeout=config.execution_timeout_seconds,
             name=self.title,
             closed=model.close,
         )
 
     def _take_on(self, config: ModelConfig) -> None:
         _check_keys(config)
-        self._stepper.reconfigure(queue_limits(config.queue))
+        self._stepper.reconfigure(queue_limits(config.queue), config.execution_timeout_seconds)
         self._policy = QueuePolicy(config.queue)
         self.metrics.tag(config.metric_tags)
 

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
-from vintner.backend import Backend, Backends, GeneratingModel, LoadedModel, LoadSpec, close_anyway
+from vintner.backend import Backend, Backends, LanguageBackend, LoadedModel, LoadSpec, close_anyway
 from vintner.decoupled import is_decoupled, loader
 from vintner.errors import LoadError
 from vintner.labels import read_labels
@@ -48,14 +47,15 @@ def open_servable(
     check_manifest(source.versions[version])
     source = replace(source, config=with_names(source.config, source.versions[version]))
     labels = read_labels(source.config, source.root)
-    if path.is_dir():
-        return open_language_model(source, version, backends.get(backend), path, backend, cores, cache_dir, threads)
+    adapter = backends.get(backend)
+    if isinstance(adapter, LanguageBackend) and adapter.generates(path):
+        return open_language_model(source, version, adapter, path, backend, cores, cache_dir, threads)
     models: list[LoadedModel] = []
     try:
         pools: list[Pool] = []
         misfits: set[str] = set()
         for spec in load_specs(source, version, path, cores, cache_dir):
-            load = partial(_open, backends.get(backend), spec, source, misfits.add)
+            load = partial(_open, adapter, spec, source, misfits.add)
             model = load()
             models.append(model)
             _check_alike(models[0], model, spec.device)
@@ -74,8 +74,7 @@ def open_servable(
 
 def _open(backend: Backend, spec: LoadSpec, source: ModelSource, misfit: Callable[[str], object]) -> LoadedModel:
     """Loads a model on one device and warms it up there. `misfit` is told why it cannot be batched, if so."""
-    load = cast(Callable[[LoadSpec], LoadedModel | GeneratingModel], backend.load)  # that of a file
-    model = open_model(loader(load, source.config), spec, source.config, source.root / DIRECTORY)
+    model = open_model(loader(backend.load, source.config), spec, source.config, source.root / DIRECTORY)
     try:
         reason = warm_up(model, source.config.warmup, source.root / DIRECTORY)
     except BaseException:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from threading import Condition, Thread
 from typing import Final
 
@@ -39,7 +39,7 @@ RESERVED: Final = 256
 again, if others need the room."""
 
 MOST_FAILURES: Final = 3
-"""Failed steps that a sequence may take part in."""
+"""Failed steps that a sequence may take part in as a suspect, without a token between them."""
 
 
 class Stepper:
@@ -52,14 +52,17 @@ class Stepper:
         limits: QueueLimits,
         metrics: GenerationMetrics,
         alarms: AlarmClock,
+        timeout: float | None = None,
         name: str = "the model",
         clock: Callable[[], float] = time.monotonic,
         closed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`name` is for the log; `closed` is called in the end, when the engine is not used any more."""
+        """A step may take `timeout` seconds; `name` is for the log; `closed` is called in the end, when the engine is
+        not used any more."""
         self._engine = engine
         self._metrics = metrics
         self._alarms = alarms
+        self._timeout = timeout
         self._name = name
         self._clock = clock
         self._closed = closed
@@ -71,6 +74,7 @@ class Stepper:
         self._alarm: Alarm | None = None
         self._when_idle: Callable[[], None] | None = None
         self._stopped = False
+        self._step_began: float | None = None
         self._key = 0
         self._ready: deque[GeneratedSequence] = deque()  # of calls that run, and not in the engine yet
         self._trial: deque[GeneratedSequence] = deque()  # suspects, which are tried before anything else is let in
@@ -181,7 +185,9 @@ class Stepper:
 
     # -- its life --------------------------------------------------------------------------------------------
 
-    def reconfigure(self, limits: QueueLimits) -> None:
+    def reconfigure(self, limits: QueueLimits, timeout: float | None = None) -> None:
+        """The timeout holds from the next step on."""
+        self._timeout = timeout
         with self._changed:
             self._queue.reconfigure(limits, ())
 
@@ -233,10 +239,38 @@ class Stepper:
             self._drop()
             self._admit()
             if self._running:
-                self._take(self._engine.step())
+                self._take(self._step())
                 self._metrics.steps += 1
         except Exception as exc:
             self._recover(exc)
+
+    def _step(self) -> Sequence[Progress]:
+        timeout = self._timeout
+        if timeout is None:
+            return self._engine.step()
+        self._step_began = began = self._clock()
+        alarm = self._alarms.set(began + timeout, lambda: self._overdue(began))
+        try:
+            return self._engine.step()
+        finally:
+            self._alarms.cancel(alarm)
+            with self._changed:
+                self._step_began = None
+                if self.fault and not self._stopped:
+                    logger.warning("%s is back after a step of %.1f s", self._name, self._clock() - began)
+                    self.fault, self._refusal = "", None
+
+    def _overdue(self, began: float) -> None:
+        """Answers all, when a step takes too long: it may never end. If it does, the model is in service again."""
+        with self._changed:
+            if self._step_began != began or self._stopped:
+                return
+            self.fault = f"a step has been running for more than {self._timeout:g} s"
+            self._refusal = BackendError(self.fault)
+            left = [*self._queue, *self._calls]
+        logger.error("%s: %s", self._name, self.fault)
+        for call in left:
+            self._end(call, self._refusal)
 
     def _drop(self) -> None:
         """Takes those out of the engine that nobody waits for any more."""
@@ -350,6 +384,7 @@ class Stepper:
         metrics, call, count = self._metrics, sequence.call, len(progress.tokens)
         if sequence.proven:
             self._unproven.discard(progress.key)
+            sequence.failures = 0
         metrics.generated_tokens += count
         call.made += count
         if sequence.last:
@@ -392,14 +427,15 @@ class Stepper:
             running.remove(suspects[0])
             self._end(suspects[0].call, _blame(suspects[0], error))
         for sequence in reversed(running):
-            sequence.failures += 1
             self._metrics.retried += 1
-            if sequence.failures >= MOST_FAILURES:
-                self._end(sequence.call, BackendError(f"the model failed: {error}"))
-            elif len(suspects) > 1 and sequence in suspects:
+            if sequence not in suspects:
+                self._ready.appendleft(sequence)
+                continue
+            sequence.failures += 1
+            if sequence.failures < MOST_FAILURES:
                 self._trial.appendleft(sequence)
             else:
-                self._ready.appendleft(sequence)
+                self._end(sequence.call, _blame(sequence, error))
 
     def _suspects(self) -> list[GeneratedSequence]:
         """Of the sequences in the engine, those with which a step may have failed: the new ones, as they were added;

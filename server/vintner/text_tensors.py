@@ -90,10 +90,10 @@ class TextAsked:
     def __init__(self, request: Request, model: str, version: str) -> None:
         """Raises InvalidArgument for tensors that a language model does not take, or a parameter that is unknown."""
         self._model, self._version, self._id = model, version, request.id
-        self._respond, self._room = request.on_response, request.has_room
+        self._stream = request.stream
         self._prompts = _prompts(request.inputs, model)
         self._parameters = _checked({**request.parameters, **_inputs(request.inputs)})
-        self.streams = request.has_room is not None and self._parameters.get("stream", True)
+        self.streams = request.stream is not None and self._parameters.get("stream", True)
         if self.streams and len(self._prompts) > 1:
             raise InvalidArgument("text_input: a stream of answers has one prompt, got several; set stream to false")
         for name in request.outputs:
@@ -113,12 +113,12 @@ class TextAsked:
         return Sampling(**{"max_new_tokens": 0, **given})
 
     def has_room(self) -> bool:
-        return self._room is None or self._room()
+        return self._stream is not None and self._stream.has_room()
 
     def take(self, pieces: Sequence[Piece]) -> None:
-        if self.streams and self._respond is not None:
+        if self.streams and self._stream is not None:
             for piece in pieces:
-                self._respond(self._response([piece.text], [[piece]]))
+                self._stream.put(self._response([piece.text], [[piece]]))
             return
         for piece in pieces:
             self._answers[piece.index].append(piece)

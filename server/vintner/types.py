@@ -138,6 +138,18 @@ class Untyped(Protocol):
         ...
 
 
+class ResponseStream(Protocol):
+    """Where the responses to one request go, for those who make them for many at a time. Threads: any."""
+
+    def has_room(self) -> bool:
+        """Whether a response would be sent soon. What comes when there is none had better be put together."""
+        ...
+
+    def put(self, response: Response) -> None:
+        """At once, room or not."""
+        ...
+
+
 @dataclass(slots=True)
 class Request:
     """One inference request. `model_version` is "" for the default version; no `outputs` means all of them."""
@@ -160,8 +172,8 @@ class Request:
     """What the inputs are made of once it is known which version serves; until then there are none."""
     asked: Asked | None = None
     """What a language model is asked; then there are no inputs, and the answer is empty when all was told."""
-    has_room: Callable[[], bool] | None = None
-    """Whether `on_response` would not block; None where responses are not wanted one by one."""
+    stream: ResponseStream | None = None
+    """Takes what `on_response` takes, from who must not block; None where a single answer is wanted."""
     visit: Visit | None = None
     """Where the access log keeps what it learns, if there is one."""
 
