@@ -1,24 +1,28 @@
 """Generates with a model that runs in a process of its own: the server's end of it.
 
-While the server deals with what a step gave, the other process does the next one: a step is asked for before the
-answer to the one before is returned.
+That process makes some steps ahead of what the server has read, so neither waits for the other while both have work,
+and a server that is slow reads several steps at once.
 
-Invariant: answers come in the order in which they are asked for, and at most one step's is outstanding.
+Invariant: what the process has made and the server not read is bounded.
 """
 
 from __future__ import annotations
 
 import logging
 from array import array
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from vintner.errors import BackendError, InvalidArgument, LoadError, Unsupported
-from vintner.generation import CacheUse, Progress, Sampling
+from vintner.generation import CacheUse, End, Progress, Sampling
 
 from vintner_backends.onnxruntime_genai_process import Worker, one_line
 
 logger = logging.getLogger(__name__)
+
+AHEAD: Final = 32
+"""Steps that are made before the first of them is read."""
 
 RESET_PATIENCE: Final = 10.0
 """Seconds in which a process that is well has a new engine; one that takes longer is replaced."""
@@ -27,6 +31,9 @@ LEAST_PATIENCE: Final = 60.0
 """Seconds that a process that replaces another may take to load the model, or three times what the first one took."""
 
 GUIDANCE: Final = {"json_schema": "json_schema", "regex": "regex", "grammar": "lark_grammar"}
+
+STEPS: Final = ("made", "failed")
+"""What a step is answered by."""
 
 NEUTRAL: Final[Mapping[str, float | bool]] = {
     "min_p": 0.0,
@@ -50,8 +57,8 @@ class RemoteEngine:
         self._vocabulary_size = vocabulary_size
         self._patience = max(LEAST_PATIENCE, 3 * self._worker.load_time)
         self._running: set[int] = set()
-        self._stepping = False  # whether a step was asked for whose answer has not been read
-        self._unread: tuple[Any, ...] | None = None  # a step's answer, if it had to be read before its time
+        self._unread: deque[tuple[Any, ...]] = deque()  # what steps made
+        self._allowed = 0  # steps, of which the answers were not read
         self.max_sequences = min(max_sequences, self._worker.max_sequences)
         self.in_waves = in_waves
         self.cache = CacheUse()
@@ -72,48 +79,57 @@ class RemoteEngine:
         answer = self._answer()
         if answer[0] == "refused":
             raise InvalidArgument(one_line(answer[1]))
-        if answer[0] == "failed":
+        if answer[0] != "added":
             raise BackendError(one_line(answer[1]))
         self._running.add(key)
+        self._allowed = 0  # the process may have thought that nothing was left to do
 
     def _answer(self) -> tuple[Any, ...]:
-        """That to what was asked last."""
-        if self._stepping:
-            self._unread = self._worker.hear()
-            self._stepping = False
-        return self._worker.hear()
+        """That to what was asked last, behind those of steps."""
+        while (answer := self._worker.hear())[0] in STEPS:
+            self._unread.append(answer)
+        return answer
 
     def cancel(self, key: int) -> None:
         if key in self._running:
-            self._running.discard(key)
+            self._left(key)
             try:
                 self._worker.tell("cancel", key)
             except BackendError as exc:  # the next step says it to those who are still there
                 logger.warning("a sequence could not be taken out: %s", exc)
 
     def step(self) -> Sequence[Progress]:
-        answer = self._step()
-        if answer[0] != "made":
-            raise BackendError(one_line(answer[1]))
-        made = [Progress(key, tokens, end=end) for key, tokens, end in answer[1] if key in self._running]
-        self._running.difference_update(progress.key for progress in made if progress.end)
-        if self._running:
-            self._ask()
-        return made
+        self._allow()
+        if not self._unread:
+            self._unread.extend(self._worker.hear_all())
+        made: dict[int, Progress] = {}
+        while self._unread and (self._unread[0][0] == "made" or not made):
+            name, result = self._unread.popleft()
+            if name != "made":
+                raise BackendError(one_line(result))
+            self._allowed -= 1
+            self._collect(result, made)
+        return list(made.values())
 
-    def _step(self) -> tuple[Any, ...]:
-        if self._unread is not None:
-            answer, self._unread = self._unread, None
-            return answer
-        self._ask()
-        answer = self._worker.hear()
-        self._stepping = False
-        return answer
+    def _allow(self) -> None:
+        """Keeps the process going."""
+        if self._allowed <= AHEAD // 2:
+            self._worker.tell("run", AHEAD)
+            self._allowed = AHEAD
 
-    def _ask(self) -> None:
-        if not self._stepping and self._unread is None:
-            self._worker.tell("step")
-            self._stepping = True
+    def _collect(self, result: Sequence[tuple[int, list[int], End]], made: dict[int, Progress]) -> None:
+        for key, tokens, end in result:
+            if key not in self._running:
+                continue
+            if end:
+                self._left(key)
+            earlier = made.get(key)
+            made[key] = Progress(key, [*earlier.tokens, *tokens] if earlier else tokens, end=end)
+
+    def _left(self, key: int) -> None:
+        self._running.discard(key)
+        if not self._running:
+            self._allowed = 0  # as it is in the process, when it has no sequence
 
     def reset(self) -> None:
         self._running.clear()
@@ -124,24 +140,27 @@ class RemoteEngine:
         """Whether the process could make a new engine."""
         try:
             self._worker.tell("reset")
-            if self._stepping:
-                self._worker.hear(RESET_PATIENCE)
-            answer = self._worker.hear(RESET_PATIENCE)
+            while (answer := self._worker.hear(RESET_PATIENCE))[0] in STEPS:
+                pass
         except BackendError as exc:
             logger.warning("%s", exc)
             return False
-        self._stepping, self._unread = False, None
+        self._forget()
         return bool(answer[0] == "reset")
 
     def _replace(self) -> None:
         """Raises BackendError if the model cannot be loaded again."""
         logger.warning("the process %d, which ran a language model, is replaced", self._worker.pid)
         self._worker.close(0)
-        self._stepping, self._unread = False, None
+        self._forget()
         try:
             self._worker = self._load(self._patience)
         except LoadError as exc:
             raise BackendError(f"the model could not be loaded again: {exc}") from exc
+
+    def _forget(self) -> None:
+        self._unread.clear()
+        self._allowed = 0
 
     def close(self) -> None:
         self._worker.close()

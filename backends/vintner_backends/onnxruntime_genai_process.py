@@ -52,7 +52,7 @@ class Worker:
         if answer[0] != "loaded":
             self.close()
             raise LoadError(one_line(answer[1]))
-        _, self.max_sequences, self.device = answer
+        self.max_sequences: int = answer[1]
         self.load_time = time.monotonic() - started
         """Seconds."""
 
@@ -79,6 +79,13 @@ class Worker:
             raise BackendError(f"the runtime's process did not answer within {timeout} s") from None
         except (EOFError, OSError):
             raise self._failure() from None
+
+    def hear_all(self) -> list[tuple[Any, ...]]:
+        """The next answer, and those that have come with it. Raises as `hear`."""
+        answers = [self.hear()]
+        while self._channel.has_message():
+            answers.append(self.hear())
+        return answers
 
     def _failure(self) -> BackendError:
         return BackendError(f"the runtime's process ended: {self._end()}")

@@ -1,14 +1,18 @@
 """The process in which ONNX Runtime GenAI runs one model; the server's `onnxruntime_genai_process` starts it.
 
 It is a process of its own because the runtime holds the interpreter's lock while it loads a model, and so that a crash
-of it takes no server down. It imports nothing of the server. Messages come and are answered one after the other:
+of it takes no server down. It imports nothing of the server. Messages are dealt with one after the other:
 
-    load(directory, overlay, cores)    loaded(sequences, device), or failed(reason)
+    load(directory, overlay, cores)    is answered by loaded(sequences), or failed(reason)
     add(key, tokens, session, options, ends, least)
-                                       added(), refused(reason), or failed(reason)
-    cancel(key)                        nothing
-    step()                             made([(key, tokens, end)]), or failed(reason)
-    reset()                            reset(), or failed(reason)
+                                       by added(), refused(reason), or unable(reason)
+    cancel(key)                        by nothing
+    run(steps)                         by one made([(key, tokens, end)]) for each step, or failed(reason) and no more
+    reset()                            by reset(), or unable(reason)
+
+Steps are made between messages, as many as the last `run` allows, until no sequence is left; then none are allowed any
+more. So the server reads what was made while the next steps are under way, and sequences that are added one after the
+other begin together.
 
 Invariant: it ends as soon as the server has closed its end of the connection, or is no more.
 """
@@ -31,6 +35,8 @@ EVENTS: Final = 256
 """That one call of the runtime gives at most."""
 
 ENDS: Final = {"EOS": "stop", "MAX_GENERATED_TOKENS": "length", "MAX_SESSION_TOKENS": "length"}
+Answer = tuple[Any, ...]
+
 NO_ROOM: Final = ("EXECUTION_CAPACITY_EXCEEDED", "REQUEST_UNSERVICEABLE")
 """Errors of one request that does not fit into a paged cache; the others go on."""
 
@@ -69,8 +75,8 @@ class Runner:
         return int(self._engine.get_capabilities().configured_max_batch_size)
 
     @property
-    def device(self) -> str:
-        return str(self._model.device_type)
+    def busy(self) -> bool:
+        return bool(self._turns)
 
     def reset(self) -> None:
         """A new engine, which costs nothing. One in whose batch something failed cannot be used any more."""
@@ -104,8 +110,6 @@ class Runner:
 
     def step(self) -> list[tuple[int, list[int], str]]:
         """What came of each sequence. Raises RuntimeError if it failed for all of them."""
-        if not self._turns or not self._engine.has_pending_requests():
-            return []
         made: dict[int, list[int]] = {}
         ended: dict[int, str] = {}
         for event in self._engine.run(self._events):
@@ -137,56 +141,82 @@ class Runner:
         raise RuntimeError(event.error_code.name)
 
 
+class Server:
+    """Answers the messages of one connection."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._allowed = 0  # steps
+
+    def serve(self) -> None:
+        """Until the connection ends, or the model cannot be loaded."""
+        name, *arguments = self._channel.receive()
+        assert name == "load", name
+        try:
+            self._runner = Runner(*arguments)
+        except Exception as exc:
+            self._channel.send("failed", str(exc))
+            return
+        self._channel.send("loaded", self._runner.max_sequences)
+        while True:
+            answer = self._next()
+            if answer:
+                self._channel.send(*answer)
+
+    def _next(self) -> Answer:
+        """Makes a step or deals with a message."""
+        if self._allowed and self._channel.is_quiet():
+            answer = self._step()
+        else:
+            name, *arguments = self._channel.receive()
+            answer = getattr(self, f"_{name}")(*arguments)
+        if not self._runner.busy:
+            self._allowed = 0
+        return answer
+
+    def _step(self) -> Answer:
+        self._allowed -= 1
+        try:
+            return "made", self._runner.step()
+        except RuntimeError as exc:
+            self._allowed = 0
+            return "failed", str(exc)
+
+    def _run(self, steps: int) -> Answer:
+        self._allowed = steps
+        return ()
+
+    def _add(self, key: int, tokens: bytes, session: int, *rest: Any) -> Answer:
+        """What fails because of the request is told apart from what fails because of the engine."""
+        try:
+            request = self._runner.request(session)
+        except RuntimeError as exc:
+            return "unable", str(exc)
+        try:
+            self._runner.add(key, request, tokens, *rest)
+        except (RuntimeError, TypeError, ValueError) as exc:
+            request.close()
+            return "refused", str(exc)
+        return ("added",)
+
+    def _cancel(self, key: int) -> Answer:
+        self._runner.cancel(key)
+        return ()
+
+    def _reset(self) -> Answer:
+        try:
+            self._runner.reset()
+        except RuntimeError as exc:
+            return "unable", str(exc)
+        return ("reset",)
+
+
 def end_with(connection: socket.socket) -> None:
     """Ends this process with the connection, whatever it does at the time."""
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP)
     poll.poll()
     os._exit(0)
-
-
-def serve(channel: Channel) -> None:
-    """Answers until the connection ends."""
-    name, *arguments = channel.receive()
-    assert name == "load", name
-    try:
-        runner = Runner(*arguments)
-    except Exception as exc:
-        channel.send("failed", str(exc))
-        return
-    channel.send("loaded", runner.max_sequences, runner.device)
-    while True:
-        name, *arguments = channel.receive()
-        try:
-            answer = handle(runner, name, arguments)
-        except Exception as exc:  # the runtime's errors are RuntimeErrors mostly
-            answer = ("failed", str(exc))
-        if answer:
-            channel.send(*answer)
-
-
-def handle(runner: Runner, name: str, arguments: list[Any]) -> tuple[Any, ...]:
-    if name == "step":
-        return "made", runner.step()
-    if name == "add":
-        return add(runner, *arguments)
-    if name == "cancel":
-        runner.cancel(*arguments)
-        return ()
-    assert name == "reset", name
-    runner.reset()
-    return ("reset",)
-
-
-def add(runner: Runner, key: int, tokens: bytes, session: int, *rest: Any) -> tuple[Any, ...]:
-    """What fails because of the request is told apart from what fails because of the engine."""
-    request = runner.request(session)
-    try:
-        runner.add(key, request, tokens, *rest)
-    except Exception as exc:
-        request.close()
-        return "refused", str(exc)
-    return ("added",)
 
 
 def main() -> None:
@@ -197,7 +227,7 @@ def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     Thread(target=end_with, args=(connection,), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the server is gone
-        serve(Channel(connection))
+        Server(Channel(connection)).serve()
 
 
 if __name__ == "__main__":

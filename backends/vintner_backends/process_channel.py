@@ -10,6 +10,7 @@ Invariant: a message arrives whole or not at all.
 from __future__ import annotations
 
 import marshal
+import select
 import socket
 import struct
 from typing import Any, Final
@@ -24,6 +25,8 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._unread = bytearray()
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
 
     def send(self, *message: Any) -> None:
         """Raises OSError if the other end is gone."""
@@ -34,19 +37,26 @@ class Channel:
         """Raises EOFError, or another OSError, if the other end is gone, and TimeoutError if so many seconds pass
         without a byte of it; then the channel cannot be used any more."""
         self._connection.settimeout(timeout)
-        [length] = LENGTH.unpack(self._take(LENGTH.size))
-        message: tuple[Any, ...] = marshal.loads(self._take(length))
-        return message
-
-    def _take(self, length: int) -> bytes:
-        while len(self._unread) < length:
+        while not self.has_message():
             more = self._connection.recv(AT_ONCE)
             if not more:
                 raise EOFError("the other process has closed the connection")
             self._unread += more
-        taken = bytes(self._unread[:length])
-        del self._unread[:length]
-        return taken
+        end = self._end()
+        message: tuple[Any, ...] = marshal.loads(self._unread[LENGTH.size : end])
+        del self._unread[:end]
+        return message
+
+    def has_message(self) -> bool:
+        """Whether the next message has arrived, as far as is known without a look at the connection."""
+        return len(self._unread) >= LENGTH.size and len(self._unread) >= self._end()
+
+    def _end(self) -> int:
+        return LENGTH.size + int(LENGTH.unpack_from(self._unread)[0])
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is there to be received."""
+        return not self._unread and not self._poll.poll(0)
 
     def close(self) -> None:
         """The other end is told."""
