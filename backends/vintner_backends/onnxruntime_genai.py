@@ -45,10 +45,7 @@ class OnnxRuntimeGenAIBackend:
         tokenizer = OnnxRuntimeTokenizer(spec.path)
         wanted, cores = overlay(spec, config), sorted(spec.affinity)
         engine = RemoteEngine(
-            lambda patience: Worker(str(spec.path), wanted, cores, patience),
-            config.vocabulary_size,
-            spec.engine.max_sequences,
-            config.in_waves,
+            lambda patience: Worker(str(spec.path), wanted, cores, patience), config, spec.engine.max_sequences
         )
         return OnnxRuntimeGenAIModel(spec.path, config, tokenizer, engine)
 

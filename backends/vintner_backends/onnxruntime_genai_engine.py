@@ -17,6 +17,7 @@ from typing import Any, Final
 from vintner.errors import BackendError, InvalidArgument, LoadError, Unsupported
 from vintner.generation import CacheUse, End, Progress, Sampling
 
+from vintner_backends.onnxruntime_genai_config import GenAiConfig
 from vintner_backends.onnxruntime_genai_process import Worker, one_line
 
 logger = logging.getLogger(__name__)
@@ -50,17 +51,17 @@ Load = Callable[[float | None], Worker]
 class RemoteEngine:
     """One model. Threads: one at a time."""
 
-    def __init__(self, load: Load, vocabulary_size: int, max_sequences: int, in_waves: bool) -> None:
+    def __init__(self, load: Load, config: GenAiConfig, max_sequences: int) -> None:
         """Raises LoadError."""
         self._load = load
         self._worker = load(None)
-        self._vocabulary_size = vocabulary_size
+        self._config = config
         self._patience = max(LEAST_PATIENCE, 3 * self._worker.load_time)
         self._running: set[int] = set()
         self._unread: deque[tuple[Any, ...]] = deque()  # what steps made
         self._allowed = 0  # steps, of which the answers were not read
         self.max_sequences = min(max_sequences, self._worker.max_sequences)
-        self.in_waves = in_waves
+        self.in_waves = config.in_waves
         self.cache = CacheUse()
 
     @property
@@ -69,11 +70,13 @@ class RemoteEngine:
         return self._worker.pid
 
     def add(self, key: int, tokens: Sequence[int], sampling: Sampling) -> None:
-        options = turn_options(sampling, self._vocabulary_size)
-        check_tokens(tokens, self._vocabulary_size)
+        options = turn_options(sampling, self._config.vocabulary_size)
+        check_tokens(tokens, self._config.vocabulary_size)
+        session = len(tokens) + sampling.max_new_tokens
+        if session > self._config.context_length:
+            raise InvalidArgument(f"expected at most {self._config.context_length} tokens in all, got {session}")
         if not self._running and not self._worker.alive:
             self._replace()
-        session = len(tokens) + sampling.max_new_tokens
         ends, least = sorted(sampling.stop_token_ids), sampling.min_new_tokens
         self._worker.tell("add", key, array("i", tokens).tobytes(), session, options, ends, least)
         answer = self._answer()

@@ -20,7 +20,7 @@ from vintner.errors import InvalidArgument, LoadError
 from vintner.generation import Decoder
 
 from vintner_backends.onnxruntime_genai_config import read_json
-from vintner_backends.token_text import TableDecoder, WholeDecoder
+from vintner_backends.token_text import REPLACEMENT, Decode, TableDecoder
 from vintner_backends.tokenizer_json import composes, read_pieces, special_tokens
 
 DESCRIPTION: Final = "tokenizer.json"
@@ -57,7 +57,7 @@ class OnnxRuntimeTokenizer:
         return tokens
 
     def decoder(self) -> Decoder:
-        return TableDecoder(self._table) if self._table is not None else WholeDecoder(self._decode)
+        return TableDecoder(self._table) if self._table is not None else StreamDecoder(self._plain, self._decode)
 
     def token_bytes(self, token: int) -> bytes:
         if token < len(self._pieces):
@@ -78,6 +78,29 @@ class OnnxRuntimeTokenizer:
             if b"".join(table[token] for token in some).decode() != self._decode(some):
                 return False
         return True
+
+
+class StreamDecoder:
+    """The text of one sequence by the runtime, of a vocabulary for which there is no table."""
+
+    __slots__ = ("_decode", "_next", "_silent")
+
+    def __init__(self, tokenizer: Any, decode: Decode) -> None:
+        self._next = tokenizer.create_stream().decode
+        self._decode = decode
+        self._silent: list[int] = []  # the last tokens, of which no text has come
+
+    def feed(self, tokens: Sequence[int]) -> str:
+        text = ""
+        for token in tokens:
+            more: str = self._next(token)
+            text += more
+            self._silent = [] if more else [*self._silent, token]
+        return text
+
+    def finish(self) -> str:
+        """The runtime's stream keeps a part of a character to itself."""
+        return REPLACEMENT if self._decode(self._silent) else ""
 
 
 def _is_text(piece: bytes) -> bool:
