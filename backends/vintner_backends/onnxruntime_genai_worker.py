@@ -14,7 +14,8 @@ Steps are made between messages, as many as the last `run` allows, until no sequ
 more. So the server reads what was made while the next steps are under way, and sequences that are added one after the
 other begin together.
 
-Invariant: it ends as soon as the server has closed its end of the connection, or is no more.
+Invariant: it ends as soon as the server has closed its end of the connection, or is no more; if it is loading a model
+then, after that.
 """
 
 from __future__ import annotations

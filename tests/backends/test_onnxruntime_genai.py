@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from vintner_backends.token_text import TableDecoder
 from waiting import wait_until
 
 MODEL = ROOT / "model_repository" / "tiny_llm_onnx" / "1"
+DIGITS = ROOT / "model_repository" / "digits_onnx" / "1" / "model.onnx"
 PROMPT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 QUESTIONS = (
     "What is the capital of France?",
@@ -437,6 +439,20 @@ def test_a_step_holds_nobody_up(model: OnnxRuntimeGenAIModel) -> None:
     stepping.join()
     counting.join()
     assert sequences.ends[key] == "stop"
+
+
+def test_neither_runtime_reports_to_its_makers(tmp_path: Path) -> None:
+    """Which they would do from files and threads of their own."""
+    code = (
+        "from pathlib import Path; from vintner.backend import LoadSpec;"
+        "from vintner_backends.onnxruntime import OnnxRuntimeBackend;"
+        "from vintner_backends.onnxruntime_genai import OnnxRuntimeGenAIBackend;"
+        f"OnnxRuntimeBackend().load(LoadSpec(Path({str(DIGITS)!r}))).close();"
+        f"OnnxRuntimeGenAIBackend().load_language_model(LoadSpec(Path({str(MODEL)!r}))).close()"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    subprocess.run([sys.executable, "-c", code], env={**environment, "HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 # Finding and loading
