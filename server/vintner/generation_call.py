@@ -108,6 +108,6 @@ def _sequences(call: GenerationCall, work: Work, tokenizer: Tokenizer) -> Sequen
         for number in range(work.n):
             seed = work.sampling.seed
             sampling = work.sampling if seed is None or not number else replace(work.sampling, seed=seed + number)
-            stops = StopStrings(work.stop, include=work.include_stop) if work.stop else None
+            stops = StopStrings(work.stop, include_stop=work.include_stop) if work.stop else None
             made.append(GeneratedSequence(call, len(made), prompt, sampling, tokenizer.decoder(), stops))
     return made

@@ -190,6 +190,8 @@ def _check_keys(config: ModelConfig) -> None:
         "inputs": bool(config.inputs),
         "outputs": bool(config.outputs),
         "warmup": bool(config.warmup),
+        "instances": (config.instances or 1) > 1,
+        "streams": config.streams is not None,
         "rate_limiter": config.rate_limiter is not None,
         "several pools": len(config.in_pools()) > 1,
         "timeout_action: delay": config.queue.timeout_action == "delay",

@@ -1,27 +1,54 @@
-"""placeholder until merge"""
+"""Cuts generated text at a stop string, while it is generated.
+
+Knows nothing of tokens. Invariant: however the text is cut into pieces, what is emitted is the same: the text up to the
+stop string whose end comes first, of several that end there the longest; all of the text if there is none. No more is
+held back than what may begin a stop string.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
+
+from vintner.errors import InvalidArgument
+from vintner.held_back import beginning_of
+
+MOST_STOPS: Final = 64
+LONGEST_STOP: Final = 1024
 
 
 class StopStrings:
-    def __init__(self, stops: Sequence[str], include: bool = False) -> None:
-        self._stops = stops
+    """For one answer. After a hit everything further is dropped. Raises InvalidArgument for strings of no use."""
+
+    def __init__(self, stops: Sequence[str], *, include_stop: bool = False) -> None:
+        if len(stops) > MOST_STOPS:
+            raise InvalidArgument(f"stop has {len(stops)} strings, at most {MOST_STOPS} are allowed")
+        if not all(0 < len(stop) <= LONGEST_STOP for stop in stops):
+            raise InvalidArgument(f"each string of stop must have 1 to {LONGEST_STOP} characters")
+        self._stops = tuple(stops)
+        self._include = include_stop
         self._held = ""
-        self._include = include
+        self._hit: str | None = None
 
     def feed(self, text: str) -> tuple[str, str | None]:
-        text = self._held + text
-        hits = [(text.find(stop), stop) for stop in self._stops if stop in text]
-        if hits:
-            at, stop = min(hits)
+        """What may be sent of the text so far, and the stop string that ended it."""
+        if self._hit is not None or not self._stops:
+            return ("" if self._hit else text), self._hit
+        whole = self._held + text
+        self._hit = self._first_in(whole)
+        if self._hit is not None:
             self._held = ""
-            return text[: at + (len(stop) if self._include else 0)], stop
-        keep = max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep], None
+            place = whole.index(self._hit)
+            return whole[: place + len(self._hit) if self._include else place], self._hit
+        sent = len(whole) - beginning_of(self._stops, whole)
+        self._held = whole[sent:]
+        return whole[:sent], None
 
     def finish(self) -> str:
-        text, self._held = self._held, ""
-        return text
+        """What was held back and turned out to be no stop string."""
+        rest, self._held = self._held, ""
+        return rest
+
+    def _first_in(self, text: str) -> str | None:
+        ends = [(place + len(stop), place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
+        return min(ends)[2] if ends else None
