@@ -19,7 +19,7 @@ import tritonclient.http as triton_http
 from running_server import ROOT, RunningServer, start_server
 from waiting import wait_until
 
-MODEL = Path(os.environ.get("VINTNER_TINY_LLM", ROOT / "model_repository" / "tiny_llm"))
+MODEL = ROOT / "model_repository" / "tiny_llm"
 CONFIGS = {
     "asked": "",
     "bounded": "generation: {kv_cache_size: 4MiB, prefix_caching: false}\n",
