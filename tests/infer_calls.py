@@ -20,6 +20,9 @@ from waiting import wait_until
 
 PROTOCOLS = ("grpc", "rest")
 WAIT = 30.0
+ARRIVES = 5.0
+"""Seconds: a deadline that will pass, but not before the request has reached the server, even where the machine stalls
+for a while."""
 STATUS = {
     "OK": 200, "INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404,
     "RESOURCE_EXHAUSTED": 413, "INTERNAL": 500, "UNIMPLEMENTED": 501, "DEADLINE_EXCEEDED": 504,

@@ -197,7 +197,8 @@ class Stress:
 
     # -- the run ---------------------------------------------------------------------------------------------
 
-    def run(self, seconds: float) -> None:
+    def run(self, seconds: float, least: int = 0) -> None:
+        """For that time at least, and until so many requests have been answered."""
         self.manager.aspire(Scan({}, {}))
         actors = [self.change, self.control, self.control, *[self.ask] * 6]
         threads = [
@@ -207,6 +208,7 @@ class Stress:
         for thread in threads:
             thread.start()
         time.sleep(seconds)
+        _until(lambda: self.answers.get("Response", 0) >= least)  # however slow the machine is
         self._over.set()
         threads[0].join(WAIT)
         self.manager.aspire(Scan(dict(self._sources), {}))  # where nothing is unsettled, which calls would wait for
@@ -264,12 +266,12 @@ def _until(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def stress(seconds: float, seed: int, root: Path) -> Stress:
+def stress(seconds: float, seed: int, root: Path, least: int = 0) -> Stress:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
         made = Stress(root, seed)
-        made.run(seconds)
+        made.run(seconds, least)
         return made
     finally:
         sys.setswitchinterval(interval)

@@ -95,6 +95,15 @@ def eval_yaml(text: str) -> Any:
     return yaml.safe_load(text) or {}
 
 
+def stop_clock(manager: Manager, name: str, seconds: float) -> None:
+    """Has the one load of a model been running for so long, however long it takes to ask."""
+    model = manager._models[name]
+    [load] = [record.load for record in model.versions.values() if record.load is not None]
+    assert load.started is not None
+    now = load.started + seconds
+    model.clock = lambda: now
+
+
 def held(world: World, name: str) -> tuple[threading.Event, threading.Event]:
     """Holds up loads of a model. Returns what says that one has begun, and what lets it go on."""
     begun, gate = threading.Event(), threading.Event()

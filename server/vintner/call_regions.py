@@ -38,7 +38,7 @@ class CallParser:
         self._sink = CallSink(self._out, new_id)
         self._held = ""
         self._ended = False
-        self._tried = ""  # read of a region, and not part of a call so far
+        self._tried: list[str] = []  # read of a region, and not part of a call so far
         self._after_call = False
         self._reader: CallReader
         self._step = self._start if calls.bare else self._content
@@ -87,7 +87,7 @@ class CallParser:
         return len(self._held) - len(self._held[: len(self._held) - begun].rstrip())
 
     def _enter(self, consumed: int) -> None:
-        self._tried, self._held = self._held[:consumed], self._held[consumed:]
+        self._tried, self._held = [self._held[:consumed]], self._held[consumed:]
         self._reader = self._format.reader(self._sink)
         self._step = self._region
 
@@ -95,7 +95,10 @@ class CallParser:
         changes = self._sink.changes
         taken = self._reader.take(self._held)
         changed = self._sink.changes != changes
-        self._tried = "" if changed or self._sink.open else self._tried + self._held[:taken]
+        if changed or self._sink.open:
+            self._tried = []
+        else:
+            self._tried.append(self._held[:taken])
         self._held = self._held[taken:]
         if self._reader.state is Reading.DONE:
             self._after_call = changes + changed > 0
@@ -109,8 +112,8 @@ class CallParser:
         """What is left of a region that is broken, or cut off at the end of the answer, is content."""
         if self._sink.open:
             self._sink.end()
-        self._write(self._tried)
-        self._tried = ""
+        self._write("".join(self._tried))
+        self._tried = []
         self._step = self._content
         return True
 

@@ -34,6 +34,7 @@ class GeneratedSequence:
         "due",
         "failures",
         "finish",
+        "first",
         "index",
         "key",
         "last",
@@ -58,8 +59,10 @@ class GeneratedSequence:
         self.key = 0
         self.due = 0.0
         """When its next piece may be sent."""
+        self.first = 0.0
+        """When its first token came, or without any its end; 0 before that."""
         self.last = 0.0
-        """When its last token came; 0 before the first."""
+        """When its last one came."""
         self.failures = 0
         """Steps that failed since its last token, perhaps because of it."""
         self.finish: Finish = ""

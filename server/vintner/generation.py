@@ -79,7 +79,7 @@ class CacheUse:
     blocks: int = 0
     """Blocks that there are at most; 0: no bound is known."""
     block_tokens: int = 0
-    """Tokens of a block."""
+    """Tokens of a block; 0: nothing is known of the cache."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from vintner.generated_sequence import GeneratedSequence
 from vintner.generation import Tokenizer
 from vintner.prompts import Asked, Piece, Work
 from vintner.stop_strings import StopStrings
+from vintner.timing import Timing
 from vintner.types import Cancellation
 
 Done = Callable[[Exception | None], None]
@@ -35,9 +36,12 @@ class GenerationCall(Pending):
         "first",
         "left",
         "made",
+        "n",
         "prompt_tokens",
+        "received",
         "sequences",
         "state",
+        "timing",
     )
 
     def __init__(
@@ -51,7 +55,10 @@ class GenerationCall(Pending):
         timeout: float | None = None,
         cancellation: Cancellation | None = None,
         level: int = 1,
+        received: float = 0.0,
+        timing: Timing | None = None,
     ) -> None:
+        """`received` is when the request came, if it was not just now; `timing` is told of its run."""
         waits_until = min((at for at in (deadline, timeout) if at is not None), default=None)
         super().__init__(1, 8 * sum(map(len, work.prompts)), None, waits_until, level)
         self.client_deadline = deadline
@@ -59,6 +66,9 @@ class GenerationCall(Pending):
         self.done = done
         self.state: Literal["queued", "running", "done"] = "queued"
         self.prompt_tokens = sum(map(len, work.prompts))
+        self.received = received
+        self.timing = timing
+        self.n = work.n
         self.made = 0
         """Tokens that were generated."""
         self.admitted = 0.0

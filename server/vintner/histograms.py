@@ -44,3 +44,9 @@ class Histogram:
     def add_to(self, family: HistogramMetricFamily, pairs: str, scale: float = 1.0) -> None:
         """Adds it to a family, with labels that `label_pairs` has written; `scale` is what the sum is shown by."""
         family.add_counts(pairs, self.names, accumulate(self.counts), self.total * scale)
+
+    def add_coarser_to(self, family: HistogramMetricFamily, pairs: str, bounds: tuple[float, ...]) -> None:
+        """As `add_to`, with only these of its bounds: what is counted between them is in the next higher bucket."""
+        below = [*accumulate(self.counts)]
+        places = [bisect_left(self._bounds, bound) for bound in bounds]
+        family.add_counts(pairs, _bound_names(bounds), [*(below[place] for place in places), below[-1]], self.total)

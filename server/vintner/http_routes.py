@@ -8,6 +8,7 @@ from typing import Final
 
 from vintner.http_body import Bodies
 from vintner.http_docs import Documentation
+from vintner.http_embeddings import Embeddings
 from vintner.http_generate import Generate
 from vintner.http_inference import Inference
 from vintner.http_models import Models
@@ -45,6 +46,7 @@ def routes(
         *Generate(service, bodies, streams).routes,
         *OpenAI(service, bodies, streams).routes,
         *Predict(service, bodies).routes,
+        *Embeddings(service, bodies).routes,
         *Models(service).routes,
         *V1Models(service).routes,
         *Control(service, others, max_upload_bytes).routes,

@@ -137,7 +137,8 @@ class JsonCall:
 
     def _hand_on(self, text: str) -> None:
         if self._name is None:
-            self._waiting = [*(self._waiting or ()), text]
+            self._waiting = self._waiting or []
+            self._waiting.append(text)
             return
         if not self._begun:
             self._sink.begin(self._name)

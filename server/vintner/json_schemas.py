@@ -5,7 +5,9 @@ schema; it is compiled in `step()`, which then raises for it, and from then on f
 another hold `step()` up for more than a minute, 100,000, or a NUL in a pattern, end the process. Nothing in the
 runtime's Python API compiles a schema without a pipeline, and xgrammar's own package needs torch, so this refuses what
 was seen to do any of that, and keywords that are silently not followed, because an answer that only looks constrained
-is worse than an error. What it cannot foresee remains to whoever runs the pipeline: it has to recover.
+is worse than an error. ONNX Runtime GenAI (llguidance) refuses some of what passes, for one request and at once:
+unknown formats, propertyNames, unevaluatedProperties, minProperties with optional properties. What this cannot foresee
+remains to whoever runs the pipeline: it has to recover.
 
 Knows nothing of requests. Invariant: a schema that passes has only keywords of the right types, bounds that can be met,
 and references that lead somewhere. It may still describe values that never end (a list that must have a next).
@@ -29,10 +31,21 @@ DEEPEST_SCHEMA: Final = 48
 MOST_SCHEMAS: Final = 4_096
 MOST_PROPERTIES: Final = 512
 """Of one object: compiling takes the square of them, a second for a thousand."""
+MOST_MEMBERS: Final = 10_000
+"""Items or properties that a bound may count: llguidance in ONNX Runtime GenAI 0.18 writes each of them out, and with a
+thousand million hangs."""
 _TYPES: Final = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
 _NOT_FOLLOWED: Final = (
     "not", "if", "then", "else", "contains", "minContains", "maxContains", "multipleOf", "dependentRequired",
     "dependentSchemas", "dependencies", "additionalItems", "$dynamicRef", "$recursiveRef", "$anchor", "$dynamicAnchor",
+)  # fmt: skip
+_ALONE: Final = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
+_BESIDES: Final = frozenset(
+    (
+        "properties", "patternProperties", "additionalProperties", "unevaluatedProperties", "propertyNames", "required",
+        "items", "prefixItems", "unevaluatedItems", "pattern", "minLength", "maxLength", "minItems", "maxItems",
+        "minProperties", "maxProperties", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    )
 )  # fmt: skip
 _COUNTS: Final = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
 _MAPS: Final = ("properties", "patternProperties", "$defs", "definitions")
@@ -115,6 +128,10 @@ def _check_keywords(schema: Mapping[str, Any], where: str) -> None:
     for keyword in _NOT_FOLLOWED:
         if keyword in schema:
             _fail(where, f"'{keyword}' is not supported by structured generation")
+    alone = next((keyword for keyword in _ALONE if keyword in schema), None)
+    besides = sorted(key for key in schema if key in _BESIDES or (key in _ALONE and key != alone)) if alone else ()
+    if besides:
+        _fail(where, f"'{besides[0]}' is not followed next to '{alone}'; move it into the schema that it belongs to")
     if schema.get("uniqueItems", False) is not False:
         _fail(f"{where}.uniqueItems", "only false is supported by structured generation")
 
@@ -171,14 +188,16 @@ def _check_strings(schema: Mapping[str, Any], where: str) -> None:
         check_regex(schema["pattern"], f"{where}.pattern")
     if not isinstance(schema.get("format", ""), str):
         _fail(f"{where}.format", "must be a string")
+    if "pattern" in schema and any(keyword in schema for keyword in ("format", "minLength", "maxLength")):
+        _fail(f"{where}.pattern", "is not supported together with format, minLength or maxLength")
 
 
 def _check_counts(schema: Mapping[str, Any], where: str) -> None:
     for least, most in _COUNTS:
         for keyword in (least, most):
-            count = schema.get(keyword, 0)
-            if type(count) is not int or not 0 <= count <= MOST_REPEATS:
-                _fail(f"{where}.{keyword}", f"must be an integer from 0 to {MOST_REPEATS}")
+            count, limit = schema.get(keyword, 0), MOST_REPEATS if keyword.endswith("Length") else MOST_MEMBERS
+            if type(count) is not int or not 0 <= count <= limit:
+                _fail(f"{where}.{keyword}", f"must be an integer from 0 to {limit}")
         if schema.get(least, 0) > schema.get(most, MOST_REPEATS):
             _fail(f"{where}.{least}", f"must not be more than {most}")
 
@@ -192,13 +211,13 @@ def _check_sizes(schema: Mapping[str, Any], where: str) -> None:
         _fail(f"{where}.minItems", "needs items, which say what the array consists of")
     if schema.get("maxProperties", MOST_REPEATS) < len(set(schema.get("required", ()))):
         _fail(f"{where}.maxProperties", "must not be less than the number of required properties")
-    others = ("additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames")
-    if schema.get("minProperties", 0) > named and not _open(schema, *others):
+    if schema.get("minProperties", 0) > named and not _open(schema, "additionalProperties", "unevaluatedProperties"):
         _fail(f"{where}.minProperties", "needs additionalProperties, for there are fewer properties")
 
 
-def _open(schema: Mapping[str, Any], *keywords: str) -> bool:
-    return any(schema.get(keyword, False) is not False for keyword in keywords)
+def _open(schema: Mapping[str, Any], first: str, second: str) -> bool:
+    """Whether there may be more than what is described; the second keyword counts only without the first."""
+    return schema.get(first, schema.get(second, False)) is not False
 
 
 _CHECKS: Final[tuple[Callable[[Mapping[str, Any], str], None], ...]] = (

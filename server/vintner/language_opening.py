@@ -10,7 +10,8 @@ from pathlib import Path
 
 from vintner.backend import LanguageBackend, close_anyway
 from vintner.chat_templates import ChatTemplate, read_template
-from vintner.errors import ConfigError, LoadError, nearest
+from vintner.errors import ConfigError, LoadError, VintnerError, nearest
+from vintner.generation import LanguageModel, Sampling
 from vintner.language_servable import LanguageServable
 from vintner.load_specs import load_specs
 from vintner.model_source import ModelSource
@@ -39,6 +40,7 @@ def open_language_model(
         raise LoadError("a language model cannot have several pools: its requests share one engine")
     model = backend.load_language_model(load_specs(source, version, path, cores, cache_dir)[0])
     try:
+        _warm_up(model)
         wanted = config.generation
         template = _template(model.directory, wanted.chat_template)
         written = template.source if template is not None else ""
@@ -61,6 +63,18 @@ def open_language_model(
     except BaseException:
         close_anyway(model.close, f"model '{source.name}' version {version}")
         raise
+
+
+def _warm_up(model: LanguageModel) -> None:
+    """Generates a token: no client pays for what a runtime puts off to the first one, and what cannot run is not
+    served."""
+    prompt = model.tokenizer.encode("a") or [0]
+    try:
+        model.engine.add(0, prompt, Sampling(max_new_tokens=1))
+        while not any(progress.end for progress in model.engine.step()):
+            pass
+    except VintnerError as exc:
+        raise LoadError(f"the model cannot generate: {exc}") from exc
 
 
 def _template(directory: Path, filename: str | None) -> ChatTemplate | None:

@@ -22,6 +22,7 @@ from vintner.queue_policy import QueuePolicy, queue_limits
 from vintner.servable import Servable
 from vintner.stepping import Stepper
 from vintner.text_tensors import INPUTS, OPTIONAL_INPUTS, OUTPUTS, TextAsked
+from vintner.timing import Timing
 from vintner.turns import Threads
 from vintner.types import Request, Response
 
@@ -68,7 +69,9 @@ class LanguageServable(Servable):
             tool_parser,
             reasoning_parser,
         )
-        self.metrics.generation = self._counts = GenerationMetrics()
+        self.metrics.generation = self._counts = GenerationMetrics(
+            self.metrics.scheduler.ran, config.generation.prefix_caching
+        )
         self.metrics.tag(config.metric_tags)
         self._used = 0.0
         self._stepper = Stepper(
@@ -118,6 +121,7 @@ class LanguageServable(Servable):
 
     def submit(self, request: Request, reply: Callable[[Response | Exception], None]) -> None:
         """Raises as `Stepper.submit` does, too."""
+        received = time.monotonic()
         asked = request.asked
         text: TextAsked | None = None
         if asked is None:
@@ -142,6 +146,8 @@ class LanguageServable(Servable):
             timeout=None if place.timeout is None else time.monotonic() + place.timeout,
             cancellation=request.cancellation,
             level=place.level,
+            received=received,
+            timing=_timing(request, received),
         )
         self._stepper.submit(call)
 
@@ -160,6 +166,14 @@ class LanguageServable(Servable):
         return replace(sampling, max_new_tokens=min(room, self._default or room))
 
 
+def _timing(request: Request, received: float) -> Timing | None:
+    """For the access log, if there is one."""
+    if request.visit is None:
+        return None
+    request.visit.timing = Timing(received)
+    return request.visit.timing
+
+
 def _check(config: ModelConfig, model: LanguageModel) -> None:
     _check_keys(config)
     longest = config.generation.max_model_length
@@ -176,6 +190,8 @@ def _check_keys(config: ModelConfig) -> None:
         "inputs": bool(config.inputs),
         "outputs": bool(config.outputs),
         "warmup": bool(config.warmup),
+        "instances": (config.instances or 1) > 1,
+        "streams": config.streams is not None,
         "rate_limiter": config.rate_limiter is not None,
         "several pools": len(config.in_pools()) > 1,
         "timeout_action: delay": config.queue.timeout_action == "delay",

@@ -119,6 +119,8 @@ class ManagedModel:
     """Called once, when a version is served, "" for any, or nothing more is to come."""
     resuming: int = 0
     """Waiters that are being called, and have no lease yet."""
+    clock: Callable[[], float] = time.monotonic
+    """By which the index says for how long a version has been loading."""
 
     # -- wanted ----------------------------------------------------------------------------------------------
 
@@ -273,7 +275,7 @@ class ManagedModel:
     # -- the index -------------------------------------------------------------------------------------------
 
     def entries(self) -> list[IndexEntry]:
-        now = time.monotonic()
+        now = self.clock()
         numbers = sorted({*self.versions, *(self.numbers if self.asleep else ())})
         entries = [self._entry(number, now) for number in numbers]
         if entries:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from threading import Lock
 from typing import Final, Protocol
 
-from vintner import __version__
+from vintner import __version__, generation_families
 from vintner.exposition import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -119,6 +119,7 @@ class Registry:
         yield from self._requests(models)
         yield from self._executions(models)
         yield from self._cache(models)
+        yield from generation_families.families(models)
         yield from self._gauges(models)
         yield from self._instances(models)
         yield from self._parked()

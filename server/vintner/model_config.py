@@ -364,7 +364,7 @@ class GenerationConfig(Section):
     ahead, `num_assistant_tokens` of them, by a `draft_model` or, with `max_ngram_size`, from the prompt."""
 
     max_num_seqs: Count | None = None
-    max_num_batched_tokens: Count = 256
+    max_num_batched_tokens: Count | None = None
     kv_cache_size: Annotated[int | None, BeforeValidator(_size)] = None
     prefix_caching: StrictBool = True
     max_model_length: Count | None = None

@@ -106,8 +106,8 @@ class QwenXmlCall:
 
 def _parameter_types(tools: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
     for tool in tools:
-        function = tool.get("function", tool)
-        if function.get("name") == name:
+        function = tool.get("function")
+        if isinstance(function, Mapping) and function.get("name") == name:
             parameters = function.get("parameters")
             properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
             return properties if isinstance(properties, Mapping) else {}

@@ -3,7 +3,7 @@
 The runtimes compile it only while they generate, where a mistake fails every request of the model, and one that nests
 too deep ends the process. So this refuses, before that, all that xgrammar in OpenVINO GenAI 2026.4 was seen to refuse
 or to choke on; a little more, where it takes a text for something else than everybody does. It does not know which
-texts a pattern matches. Invariant: a pattern that it lets pass is the same to xgrammar and to JavaScript (ECMA-262).
+texts a pattern matches. Invariant: a pattern that it lets pass has only constructs that xgrammar was seen to compile.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vintner.syntax_cursor import MOST_REPEATS, SyntaxCursor
 LONGEST_REGEX: Final = 8192
 DEEPEST_REGEX: Final = 64
 MOST_NESTED_REPEATS: Final = 10_000
-"""Of ranges in ranges, multiplied: a million take a minute to compile, in which the model does nothing else."""
+"""Of ranges in ranges, multiplied: `(a{0,300}){0,300}` took 25 seconds, in which the model did nothing else."""
 _QUANTIFIER: Final = re.compile(r"[*+?]|\{([0-9]{1,10})(,([0-9]{0,10}))?\}")
 _GROUP_KIND: Final = re.compile(r"\?:|\?<[A-Za-z_]\w*>")
 _REFUSED_GROUPS: Final = {
@@ -46,15 +46,20 @@ class _RegexReader(SyntaxCursor):
                     self.fail("an alternative is empty")
                 elements, several = 0, True
             elif self.here() in "^$":
-                self.place += 1
-                if self.here() and self.here() in "*+?{":
-                    self.fail("there is nothing to repeat")
+                self._anchor()
             else:
                 most = max(most, self._element(depth))
                 elements += 1
         if several and not elements:
             self.fail("an alternative is empty")
         return most
+
+    def _anchor(self) -> None:
+        if self.place != (0 if self.here() == "^" else len(self.text) - 1):
+            self.fail("'^' is supported at the beginning only, and '$' at the end")
+        self.place += 1
+        if self.here() and self.here() in "*+?{":
+            self.fail("there is nothing to repeat")
 
     def _element(self, depth: int) -> int:
         if self.here() in "*+?{":
@@ -108,16 +113,16 @@ class _RegexReader(SyntaxCursor):
             self.fail("'[^]' is not supported")
         while not self.took("]"):
             low = self._member()
-            if low is not None and self.here() == "-" and self.here(2) not in ("-", "-]"):
+            if self.here() == "-" and self.here(2) not in ("-", "-]"):
                 self.place += 1
                 high = self._member()
-                if high is None or high < low:
+                if low is None or high is None or high < low:
                     self.fail("a range of characters must go from a lower to a higher one")
 
     def _member(self) -> str | None:
         """One character; None for a shorthand like `\\d`, which is several."""
-        if not self.here():
-            self.fail("a character class is not closed")
+        if self.here() in ("", "\n", "\r"):
+            self.fail("a character class is not closed on its line")
         self.place += 1
         return self.text[self.place - 1] if self.text[self.place - 1] != "\\" else self._escape(in_class=True)
 

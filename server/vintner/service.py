@@ -193,6 +193,10 @@ class Service:
         servable.release()
         return sorted(servable.language.adapters) if servable.language is not None else ()
 
+    def row_limit(self, name: str) -> int | None:
+        """Rows above which requests to a model are refused, if its configuration says so; None for an unknown one."""
+        return self._manager.row_limit(name)
+
     def repository_index(self, ready_only: bool = False) -> list[IndexEntry]:
         return [entry for entry in self._manager.index() if not ready_only or entry.state == "READY"]
 

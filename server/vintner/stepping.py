@@ -17,6 +17,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from threading import Condition, Thread
 from typing import Final
 
@@ -26,6 +27,7 @@ from vintner.errors import BackendError, Cancelled, InvalidArgument, Stopping, T
 from vintner.generated_sequence import GeneratedSequence
 from vintner.generation import Engine, Progress
 from vintner.generation_call import GenerationCall
+from vintner.generation_counting import count_admission, count_end, count_step, count_tokens
 from vintner.generation_metrics import GenerationMetrics, Load
 
 logger = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ class Stepper:
         self._unproven: set[int] = set()  # keys that have not given a token
         self.fault = ""
         """Why it does not run, if so."""
+        self._cache = engine.cache
         metrics.load = self._load
         self._thread = Thread(target=self._run, name="vintner-step", daemon=True)
         self._thread.start()
@@ -97,7 +100,14 @@ class Stepper:
         return bool(self._running or self._ready or self._trial)
 
     def _load(self) -> Load:
-        return Load(len(self._running), len(self._queue), self._engine.cache)
+        with self._changed:
+            queued, calls = list(self._queue), list(self._calls)
+        running = len(self._running)
+        begun = sum(1 for call in calls if call.admitted)
+        waiting = len(self._ready) + len(self._trial) + sum(len(call.sequences) for call in queued)
+        # What an engine tells is of its last step, and in one without sequences nothing of the cache is used.
+        cache = self._cache if running else replace(self._cache, used=0.0)
+        return Load(begun, len(queued) + len(calls) - begun, running, waiting, cache)
 
     # -- a call's way in and out -----------------------------------------------------------------------------
 
@@ -106,6 +116,7 @@ class Stepper:
         called."""
         self._check_room(call)
         call.arrived = self._clock()
+        call.received = call.received or call.arrived
         if call.cancellation is not None:
             call.cancellation.on_cancel(lambda: self._end(call, Cancelled("the client cancelled the request")))
         try:
@@ -125,7 +136,7 @@ class Stepper:
             raise
 
     def _check_room(self, call: GenerationCall) -> None:
-        cache = self._engine.cache
+        cache = self._cache
         longest = max(len(sequence.prompt) for sequence in call.sequences)
         if cache.blocks and longest + 1 > cache.blocks * cache.block_tokens:
             raise TooLarge(
@@ -141,27 +152,14 @@ class Stepper:
             self._queue.remove(call)
             self._calls.discard(call)
             call.state = "done"
+            count_end(self._metrics, call, error, self._clock())
             self._changed.notify()
-        self._count(call, error)
         if call.cancellation is not None:
             call.cancellation.on_cancel(None)
         try:
             call.done(error)
         except Exception:
             logger.exception("an answer could not be given")
-
-    def _count(self, call: GenerationCall, error: Exception | None) -> None:
-        metrics, now = self._metrics, self._clock()
-        metrics.whole.observe(now - call.arrived)
-        metrics.answer_length.observe(call.made)
-        if call.first:
-            metrics.decode.observe(now - call.first)
-            if call.made > 1:
-                metrics.per_token.observe((now - call.first) / (call.made - 1))
-        if error is None:
-            metrics.ended[call.sequences[0].finish or "stop"] += 1
-        else:
-            metrics.ended["abort" if isinstance(error, VintnerError) and error.code in EXPIRED else "error"] += 1
 
     def _expect(self, deadline: float) -> None:
         """Sets the alarm to a deadline, unless it rings earlier anyway. Needs the lock."""
@@ -239,8 +237,10 @@ class Stepper:
             self._drop()
             self._admit()
             if self._running:
+                tokens = self._metrics.prompt_tokens + self._metrics.generated_tokens
                 self._take(self._step())
-                self._metrics.steps += 1
+                count_step(self._metrics, tokens)
+                self._cache = self._engine.cache
         except Exception as exc:
             self._recover(exc)
 
@@ -306,7 +306,6 @@ class Stepper:
     def _next(self) -> GeneratedSequence | None:
         if self._ready:
             return self._ready.popleft()
-        now = self._clock()
         with self._changed:
             call = self._queue.pop()
             if call is None:
@@ -316,9 +315,6 @@ class Stepper:
             self._calls.add(call)
             if call.deadline is not None:
                 self._expect(call.deadline)
-        call.admitted = now
-        self._metrics.queued.observe(now - call.arrived)
-        self._metrics.prompt_length.observe(call.prompt_tokens)
         self._ready.extend(call.sequences)
         return self._ready.popleft()
 
@@ -338,6 +334,8 @@ class Stepper:
         except Exception as exc:
             self._end(sequence.call, exc)
             return
+        if not sequence.call.admitted:
+            count_admission(self._metrics, sequence.call, self._clock())
         sequence.key = self._key
         self._running[self._key] = sequence
         self._unproven.add(self._key)
@@ -350,9 +348,9 @@ class Stepper:
         touched: dict[GenerationCall, None] = {}
         for progress in steps:
             sequence = self._running.get(progress.key)
-            if sequence is None:
+            if sequence is None or sequence.call.state == "done":
                 continue
-            call = sequence.call
+            call, made = sequence.call, sequence.made
             if progress.end == "no_room":
                 self._make_room(sequence)
                 continue
@@ -361,8 +359,12 @@ class Stepper:
             except Exception as exc:
                 self._end(call, BackendError(str(exc)))
                 continue
-            if progress.tokens:
-                self._timed(sequence, progress, now)
+            count = sequence.made - made
+            if count and sequence.proven:
+                self._unproven.discard(progress.key)
+                sequence.failures = 0
+            if count or sequence.finish:
+                count_tokens(self._metrics, sequence, count, now)
             if sequence.finish:
                 self._leave(progress.key)
                 if not progress.end:
@@ -380,29 +382,13 @@ class Stepper:
             if not call.left:
                 self._end(call, None)
 
-    def _timed(self, sequence: GeneratedSequence, progress: Progress, now: float) -> None:
-        metrics, call, count = self._metrics, sequence.call, len(progress.tokens)
-        if sequence.proven:
-            self._unproven.discard(progress.key)
-            sequence.failures = 0
-        metrics.generated_tokens += count
-        call.made += count
-        if sequence.last:
-            metrics.between_tokens.observe((now - sequence.last) / count)
-        sequence.last = now
-        if not call.first:
-            call.first = now
-            metrics.prompt_tokens += call.prompt_tokens
-            metrics.first_token.observe(now - call.arrived)
-            metrics.prefill.observe(now - call.admitted)
-
     # -- when something fails --------------------------------------------------------------------------------
 
     def _make_room(self, sequence: GeneratedSequence) -> None:
         """Lets a sequence for which the cache had no room begin again when others have left; alone there is no hope."""
         self._leave(sequence.key)
         if self._running:
-            self._metrics.retried += 1
+            self._metrics.no_room += 1
             self._ready.appendleft(sequence)
             return
         cache = self._engine.cache
@@ -427,12 +413,15 @@ class Stepper:
             running.remove(suspects[0])
             self._end(suspects[0].call, _blame(suspects[0], error))
         for sequence in reversed(running):
-            self._metrics.retried += 1
+            if sequence.call.state == "done":
+                continue
             if sequence not in suspects:
+                self._metrics.retried += 1
                 self._ready.appendleft(sequence)
                 continue
             sequence.failures += 1
             if sequence.failures < MOST_FAILURES:
+                self._metrics.retried += 1
                 self._trial.appendleft(sequence)
             else:
                 self._end(sequence.call, _blame(sequence, error))
@@ -456,9 +445,6 @@ class Stepper:
         self._trial.clear()
         for call in left:
             self._end(call, reason)
-
-
-EXPIRED: Final = ("CANCELLED", "DEADLINE_EXCEEDED")
 
 
 def _blocks(sequence: GeneratedSequence, block_tokens: int) -> int:

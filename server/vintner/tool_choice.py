@@ -34,9 +34,9 @@ def tool_choice_schema(
     """The schema of one function's arguments if it is named; else that of an array of calls, one if not `parallel`.
 
     `tools` are OpenAI's: `{"type": "function", "function": {"name", "parameters"}}`. Raises InvalidArgument for a name
-    that none of them has, or if there are none.
+    that none of them has, if there are none, and for tools of another shape. The schema is still to be checked.
     """
-    functions = {tool["function"]["name"]: tool["function"].get("parameters") or _NO_PARAMETERS for tool in tools}
+    functions = _functions(tools)
     if name is not None and name not in functions:
         raise InvalidArgument(f"tool_choice: there is no function '{name[:64]}' in tools{nearest(name, functions)}")
     if not functions:
@@ -48,6 +48,22 @@ def tool_choice_schema(
     kept = [_moved(schema, f"#/$defs/{place}") for schema, place in zip(functions.values(), places, strict=True)]
     bounds = {"minItems": 1} if parallel else {"minItems": 1, "maxItems": 1}
     return {"type": "array", **bounds, "items": {"anyOf": calls}, "$defs": dict(zip(places, kept, strict=True))}
+
+
+def _functions(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    functions: dict[str, Mapping[str, Any]] = {}
+    for place, tool in enumerate(tools):
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
+            raise InvalidArgument(f"tools[{place}].function must be an object with a name")
+        if name in functions:
+            raise InvalidArgument(f"tools[{place}].function.name: there is another function '{name[:64]}'")
+        parameters = function.get("parameters") or _NO_PARAMETERS
+        if not isinstance(parameters, Mapping):
+            raise InvalidArgument(f"tools[{place}].function.parameters must be a JSON schema")
+        functions[name] = parameters
+    return functions
 
 
 def _call(name: str, parameters: str) -> dict[str, Any]:

@@ -14,7 +14,18 @@ from fake_backend import fake_model, write_model
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from held_backend import held
-from infer_calls import PROTOCOLS, Background, Given, Inference, answer, grpc_stub, refusal_of, refuse, wait_until
+from infer_calls import (
+    ARRIVES,
+    PROTOCOLS,
+    Background,
+    Given,
+    Inference,
+    answer,
+    grpc_stub,
+    refusal_of,
+    refuse,
+    wait_until,
+)
 from running_server import RunningServer, start_server
 from tritonclient.grpc import service_pb2 as pb
 
@@ -173,7 +184,7 @@ def test_a_call_whose_deadline_passes_in_the_queue_is_a_line(server: RunningServ
         running = Background(answer, server, "grpc", GOOD)
         wait_until(lambda: server.counter("vintner_requests_in_flight", model="m") == 1)
         with grpc_stub(server) as stub:
-            assert refusal_of(lambda: stub.ModelInfer(GOOD.message(), timeout=0.3)).code == "DEADLINE_EXCEEDED"
+            assert refusal_of(lambda: stub.ModelInfer(GOOD.message(), timeout=ARRIVES)).code == "DEADLINE_EXCEEDED"
         (late,) = logged()
         assert told(late, "status", "outcome") == ["DEADLINE_EXCEEDED", "deadline_exceeded"]
         assert told(late, "model", "version") == ["m", "1"]

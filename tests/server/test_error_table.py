@@ -13,6 +13,7 @@ import pytest
 from fake_backend import fake_model, write_model
 from held_backend import held
 from infer_calls import (
+    ARRIVES,
     PROTOCOLS,
     Background,
     Given,
@@ -545,7 +546,7 @@ def test_a_deadline_that_passes_in_the_queue_ends_the_request(failing: RunningSe
     with held(models / "slow" / "1"), grpc_stub(failing) as stub:
         first = Background(answer, failing, "rest", at("slow"))
         wait_for_queued(failing, "slow", running=1, waiting=0)
-        refusal = refusal_of(lambda: stub.ModelInfer(at("slow").message(), timeout=0.5))
+        refusal = refusal_of(lambda: stub.ModelInfer(at("slow").message(), timeout=ARRIVES))
         assert refusal.code == "DEADLINE_EXCEEDED"
         wait_until(lambda: count(failing, "deadline_exceeded") == before + 1)
         wait_for_queued(failing, "slow", running=1, waiting=0)

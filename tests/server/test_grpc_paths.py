@@ -18,7 +18,7 @@ import pytest
 from fake_backend import write_model
 from grpc_health.v1 import health_pb2
 from held_backend import held
-from infer_calls import wait_until
+from infer_calls import ARRIVES, wait_until
 from running_server import RunningServer
 from tritonclient.grpc import service_pb2 as pb
 
@@ -157,7 +157,7 @@ def test_a_deadline_that_passes_in_the_queue_frees_the_place(
     with held(repository / "m" / "1"):
         running = call(channel, message())
         wait_until(lambda: alone(server))
-        late = [call(channel, message(), timeout=3.0) for _ in range(3)]
+        late = [call(channel, message(), timeout=ARRIVES) for _ in range(3)]
         wait_until(lambda: queued(server) == 3)
         assert [code_of(each) for each in late] == ["DEADLINE_EXCEEDED"] * 3
         wait_until(lambda: queued(server) == 0)

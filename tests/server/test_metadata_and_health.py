@@ -241,7 +241,7 @@ def test_a_server_with_a_broken_model_is_not_serving(described: RunningServer) -
 
 def test_who_watches_health_is_told_of_the_end_while_inference_goes_on(start: Any, tmp_path: Path) -> None:
     write_model(tmp_path / "models" / "double_fp32" / "1", fake_model(shape=(-1, 2)))
-    server = start(tmp_path / "models", "--drain-seconds=2", "--exit-timeout-seconds=5")
+    server = start(tmp_path / "models", "--drain-seconds=8", "--exit-timeout-seconds=5")
     seen: SimpleQueue[int] = SimpleQueue()
 
     def watch(channel: grpc.Channel) -> None:

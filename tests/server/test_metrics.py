@@ -19,7 +19,7 @@ import tritonclient.grpc
 import tritonclient.http
 from fake_backend import fake_model, write_model
 from held_backend import HOLD_LOADS, held, held_loads
-from infer_calls import Background, wait_for_queued, wait_until
+from infer_calls import ARRIVES, Background, wait_for_queued, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 from running_server import ROOT, RunningServer, start_server
 from tritonclient.utils import InferenceServerException
@@ -166,7 +166,7 @@ def test_what_waits_too_long_is_rejected_and_what_its_client_gives_up_is_cancell
         wait_for_queued(server, "impatient", running=1, waiting=0)
         refused(server, "rest", "impatient", timeout=50_000)
         assert failures(server, "impatient") == NONE | {"REJECTED": 1.0}
-        refused(server, "grpc", "impatient", client_timeout=0.05)
+        refused(server, "grpc", "impatient", client_timeout=ARRIVES)
         wait_until(lambda: failures(server, "impatient")["CANCELED"] == 1.0)
     assert not isinstance(running.outcome, Exception)
     assert server.counter("nv_inference_request_success", model="impatient") == 1

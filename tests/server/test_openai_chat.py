@@ -10,11 +10,11 @@ from typing import Any
 import openai
 import pytest
 from running_server import RunningServer
-from tiny_llm import CHATS, answer, messages
+from tiny_chats import CHATS, answer, messages, tools
 
 MODEL = "tiny_llm"
-PLAIN = [name for name, chat in CHATS.items() if not chat.get("tools") and not chat.get("thinking")]
-WEATHER = CHATS["tool"]["tools"]
+PLAIN = [name for name, chat in CHATS.items() if not chat.tools and not chat.thinking]
+WEATHER = tools("tool")
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -212,14 +212,14 @@ def calls_in(chunks: Any) -> tuple[list[dict[str, str]], list[str]]:
 def test_calls_of_tools_are_read_whole_and_in_a_stream(
     client: openai.OpenAI, name: str, expected: list[tuple[str, str]]
 ) -> None:
-    tools = CHATS[name]["tools"]
-    choice = ask(client, name, tools=tools).choices[0]
+    known = tools(name)
+    choice = ask(client, name, tools=known).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None
     told = [(call.function.name, json.loads(call.function.arguments)["city"]) for call in choice.message.tool_calls]
     assert told == expected
     assert len({call.id for call in choice.message.tool_calls}) == len(expected)
-    calls, reasons = calls_in(ask(client, name, tools=tools, stream=True))
+    calls, reasons = calls_in(ask(client, name, tools=known, stream=True))
     assert [(call["name"], json.loads(call["arguments"])["city"]) for call in calls] == expected
     assert reasons == ["tool_calls"]
 

@@ -9,11 +9,11 @@ from typing import Any
 import openai
 import pytest
 from running_server import RunningServer
-from tiny_llm import COMPLETIONS, messages
+from tiny_chats import COMPLETIONS, messages
 
 MODEL = "tiny_llm"
-FOX = COMPLETIONS["fox"]["prompt"]
-JUMPS = COMPLETIONS["fox"]["answer"]
+FOX = COMPLETIONS["fox"].prompt
+JUMPS = COMPLETIONS["fox"].answer
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def tokenized(server: RunningServer, path: str = "/tokenize", **asked: Any) -> t
 
 @pytest.mark.parametrize("name", COMPLETIONS)
 def test_a_text_is_completed_whole_and_in_a_stream(client: openai.OpenAI, name: str) -> None:
-    prompt, answer = COMPLETIONS[name]["prompt"], COMPLETIONS[name]["answer"]
+    prompt, answer = COMPLETIONS[name].prompt, COMPLETIONS[name].answer
     whole = complete(client, prompt)
     assert whole.choices[0].text == answer
     assert (whole.object, whole.choices[0].finish_reason) == ("text_completion", "stop")
@@ -48,9 +48,9 @@ def test_prompts_are_texts_or_tokens_one_or_several(client: openai.OpenAI, tiny_
     tokens = tokenized(tiny_llm, prompt=FOX)[1]["tokens"]
     other = COMPLETIONS["function"]
     assert complete(client, tokens).choices[0].text == JUMPS
-    for prompts in ([FOX, other["prompt"]], [tokens, tokenized(tiny_llm, prompt=other["prompt"])[1]["tokens"]]):
+    for prompts in ([FOX, other.prompt], [tokens, tokenized(tiny_llm, prompt=other.prompt)[1]["tokens"]]):
         reply = complete(client, prompts, n=2)
-        assert [choice.text for choice in reply.choices] == [JUMPS, JUMPS, other["answer"], other["answer"]]
+        assert [choice.text for choice in reply.choices] == [JUMPS, JUMPS, other.answer, other.answer]
         assert [choice.index for choice in reply.choices] == [0, 1, 2, 3]
         alone = [complete(client, prompt).usage for prompt in prompts]
         assert reply.usage.prompt_tokens == sum(usage.prompt_tokens for usage in alone)
@@ -64,7 +64,7 @@ def test_a_prompt_is_told_again_if_it_is_wanted(client: openai.OpenAI, tiny_llm:
 
 
 def test_without_a_bound_there_are_sixteen_tokens(client: openai.OpenAI) -> None:
-    reply = client.completions.create(model=MODEL, prompt=COMPLETIONS["alphabet"]["prompt"], temperature=0)
+    reply = client.completions.create(model=MODEL, prompt=COMPLETIONS["alphabet"].prompt, temperature=0)
     assert reply.usage.completion_tokens == 16
     assert reply.choices[0].finish_reason == "length"
 

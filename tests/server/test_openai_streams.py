@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fake_backend import fake_model, write_model
 from running_server import ROOT, RunningServer, start_server
-from tiny_llm import answer, messages
+from tiny_chats import answer, messages
 from waiting import wait_until
 
 MODEL = "tiny_llm"

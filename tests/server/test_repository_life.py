@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ Start = Callable[..., RunningServer]
 PIECES = 3
 STALL = 0.3
 """Seconds; not long enough for a file to be taken for finished."""
-SETTLE = "--repository-settle-seconds=1.5"
+SETTLE = "--repository-settle-seconds=5"
 LARGE = 3_200_000
 """Numbers of FP32 that make a model of 51 MB."""
 
@@ -74,24 +73,22 @@ def test_large_models_that_are_copied_slowly_are_never_loaded_half_done(
     assert loads(server) == (3, 0)
 
 
-def test_what_is_renamed_into_place_answers_in_less_than_a_second(tmp_path: Path, start: Start) -> None:
+def test_what_is_renamed_into_place_answers_at_once(tmp_path: Path, start: Start) -> None:
+    """Else it would have to settle, or to wait until somebody looks at the repository, which takes ten minutes here."""
     root = tmp_path / "repository"
-    openvino_scaling(root / "m" / "1", 1)
-    server = start(root)
-    took = []
+    root.mkdir()
+    server = start(root, "--repository-settle-seconds=600", "--repository-poll-seconds=600")
+    openvino_scaling(tmp_path / "m" / "1", 1)
+    (tmp_path / "m").rename(root / "m")
+    wait_until(lambda: answering(server) == (200, "1", 1.0))
     for version in range(2, 9):
         openvino_scaling(root / "m" / f"{version}.tmp", version)
         time.sleep(0.02)  # or it may happen in one tick of the file system's clock, and then nothing tells
-        began = time.monotonic()
         (root / "m" / f"{version}.tmp").rename(root / "m" / str(version))
         wait_until(lambda version=version: answering(server) == (200, str(version), float(version)))  # type: ignore[misc]
-        took.append(time.monotonic() - began)
-    assert statistics.median(took) < 1, took
     openvino_scaling(tmp_path / "other" / "1", 5)
-    began = time.monotonic()
     (tmp_path / "other").rename(root / "other")
     wait_until(lambda: answering(server, "other") == (200, "1", 5.0))
-    assert time.monotonic() - began < 2
 
 
 def test_a_repository_behind_links_as_kubernetes_makes_them_is_switched_under_clients(
@@ -153,7 +150,9 @@ def test_a_model_that_cannot_be_loaded_twice_is_reloaded_under_clients(tmp_path:
         wait_for(server, "m/5", "UNAVAILABLE", "model.xml")
         wait_for(server, "m/4", "READY")
         all_answered()
-    assert loads(server) == (6, 1)
+    loaded, failed = loads(server)
+    assert failed == 1
+    assert loaded in (6, 7), "of the files that were replaced one by one, the first may have been seen alone"
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

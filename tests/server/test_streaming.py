@@ -18,7 +18,7 @@ import tritonclient.grpc.aio as triton_grpc_aio
 import tritonclient.http as triton_http
 from fake_backend import fake_model, write_model
 from held_backend import held
-from infer_calls import grpc_stub, refusal_of, rest_refusal, wait_until
+from infer_calls import ARRIVES, grpc_stub, refusal_of, rest_refusal, wait_until
 from running_server import RunningServer, start_server
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
@@ -208,7 +208,7 @@ def test_the_deadline_of_a_stream_ends_what_it_asked(server: RunningServer, mode
         return sum(server.counter("vintner_requests_total", model="rows", outcome=outcome) for outcome in outcomes)
 
     before = ended()
-    with held(models / "rows" / "1"), Stream(server, stream_timeout=0.5) as stream:
+    with held(models / "rows" / "1"), Stream(server, stream_timeout=ARRIVES) as stream:
         stream.ask("rows", rows(1))
         assert "deadline" in stream.error().message().lower()
         wait_until(lambda: ended() > before)

@@ -192,7 +192,7 @@ def test_a_canary_that_is_slow_is_rolled_back(tmp_path: Path, start: Start) -> N
 
 
 def test_a_shadow_that_hangs_holds_up_neither_requests_nor_the_end(tmp_path: Path, start: Start) -> None:
-    model = write_versions(tmp_path / "models", "m", {"shadow": {"version": 2}}, v1={}, v2={"seconds": 0.4})
+    model = write_versions(tmp_path / "models", "m", {"shadow": {"version": 2}}, v1={}, v2={"seconds": 1.5})
     server = start(tmp_path / "models", "--drain-seconds=0")
     clients = [Client(server, protocol) for protocol in PROTOCOLS]
     with held(model / "2"):
@@ -202,4 +202,4 @@ def test_a_shadow_that_hangs_holds_up_neither_requests_nor_the_end(tmp_path: Pat
         assert server.counter("vintner_shadow_skipped_total", model="m", shadow="2", reason="busy") == 24
     began = time.monotonic()
     assert server.terminate() == 0
-    assert time.monotonic() - began < 3  # all sixteen would have taken more than six
+    assert time.monotonic() - began < 12  # all sixteen would have taken 24

@@ -24,6 +24,7 @@ from vintner.pools import BRIEF
 from vintner.repository import scan
 from vintner.service import Service
 from vintner.types import Array, Request, Response, Tensor
+from waiting import wait_until
 
 WAIT = 10.0
 INSTANCES = 2
@@ -123,6 +124,7 @@ class World:
         with self._changed:
             rests = self._changed.wait_for(lambda: {state for state, _ in self.states().values()} <= RESTING, WAIT)
         assert rests, self.states()
+        self.rest()
         return self.states()
 
     def states(self) -> dict[str, tuple[str, str]]:
@@ -140,7 +142,13 @@ class World:
                 turn.run()
         answers = [reply.get(timeout=WAIT) for reply in replies]
         assert all(reply.empty() for reply in replies)
+        self.rest()
         return answers
+
+    def rest(self) -> None:
+        """Waits until no thread has anything to do: one that is just about to rest would have another one started."""
+        threads = self.manager.threads
+        wait_until(lambda: threads.workers._under_way == threads.closers._under_way == 0)
 
 
 RESTING = {"READY", "UNAVAILABLE"}
@@ -202,6 +210,7 @@ def live_again(world: World, faults: Faults) -> None:
     for answer, rows in zip(world.infer(TOGETHER), TOGETHER, strict=True):
         check(answer, rows, faults)
     assert world.manager.stop(WAIT)
+    world.rest()
     assert [model.times_closed for model in world.backend.loaded] == [1] * len(world.backend.loaded)
 
 
@@ -230,12 +239,13 @@ def test_whichever_call_fails_nothing_is_left_behind(
         left = new_threads(before)
         runners = [name for name in left if name not in ("vintner-alarms", "vintner-close-0")]
         assert all(name.startswith("vintner-run") for name in runners), left
-        assert len(runners) <= INSTANCES, left
+        assert len(runners) <= INSTANCES + 1, left  # and the one that returns memory
         if not faults.failed:
             break
     assert calls["find"] == calls["load"] == calls["close"] == 1
     assert INSTANCES < calls["run"] < INSTANCES + len(LONE) + len(TOGETHER) + len(LONE)  # some ran together
-    assert nth == calls.total() + 1
+    # Not each time as many: an instance that is late has its part run by the other one.
+    assert nth > calls.total()
 
 
 def test_a_backend_that_fails_to_look_for_a_model_stops_no_other(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 import weakref
 from pathlib import Path
 from queue import SimpleQueue
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backend import FakeGenerator, FakeModel, fake_model, write_model
+from hand_clock import HandClock, hand_clock, threads_by
 from model_world import WAIT, World
 from vintner import recovery
 from vintner.backend import LoadSpec
@@ -27,8 +27,8 @@ from waiting import wait_until
 class Streaming(World):
     """A world with one decoupled model, `m`, that has a response for each row."""
 
-    def __init__(self, root: Path, config: str = "", **document: Any) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, config: str = "", clock: HandClock | None = None, **document: Any) -> None:
+        super().__init__(root, threads=threads_by(clock) if clock else None)
         self.put("m", 1, config=config)
         write_model(root / "m" / "1", fake_model("INT32", (-1, 1)) | {"decoupled": True} | document)
         self.settle()
@@ -60,6 +60,11 @@ def values(responses: SimpleQueue[Response]) -> list[int]:
     while not responses.empty():
         found += responses.get().outputs["output"].array.tolist()
     return found
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    return hand_clock(monkeypatch)
 
 
 @pytest.fixture
@@ -167,42 +172,49 @@ def test_a_cancelled_request_is_answered_at_once_and_its_generator_is_closed(wor
     wait_until(lambda: world.counted("cancel") == [1])
 
 
-def test_a_deadline_ends_a_generation(world: Streaming) -> None:
+def test_a_deadline_ends_a_generation(tmp_path: Path, clock: HandClock) -> None:
+    world = Streaming(tmp_path, clock=clock)
     gate = threading.Semaphore(1)
     world.model.gate = lambda: gate.acquire() and None
-    responses, answers = world.stream(1, 2, 3, deadline=time.monotonic() + 0.05)
+    responses, answers = world.stream(1, 2, 3, deadline=clock.now + 0.05)
+    wait_until(lambda: world.model.runs == 2)  # the second response is on its way
+    clock.forward(0.05)
     assert isinstance(answers.get(timeout=WAIT), DeadlineExceeded)
     gate.release(5)
     wait_until(lambda: world.model.generated == 1)
     assert values(responses) == [2]
 
 
-def slowly(world: Streaming) -> tuple[Turn, SimpleQueue[Response | Exception]]:
+def slowly(world: Streaming, clock: HandClock) -> tuple[Turn, SimpleQueue[Response | Exception]]:
     """Asks for two responses, each of which is taken only after a while."""
     answers: SimpleQueue[Response | Exception] = SimpleQueue()
-    taken = threading.Semaphore(0)
     inputs = {"input": Tensor("INT32", np.array([[1], [2]], np.int32))}
-    request = Request("m", "", inputs, on_response=lambda response: taken.acquire(timeout=0.2) and None)
+    request = Request("m", "", inputs, on_response=lambda response: clock.forward(0.22))
     turn = world.service.submit(request, "grpc", answers.put)
     assert turn is not None
     return turn, answers
 
 
-def test_the_time_for_which_a_run_waits_for_its_client_is_not_the_models(tmp_path: Path) -> None:
+def test_the_time_for_which_a_run_waits_for_its_client_is_not_the_models(tmp_path: Path, clock: HandClock) -> None:
     """A client that is slow must not have the model opened anew, for which all others would wait."""
-    world = Streaming(tmp_path, config="execution_timeout_seconds: 0.05")
-    turn, answers = slowly(world)
+    world = Streaming(tmp_path, config="execution_timeout_seconds: 0.05", clock=clock)
+    world.model.gate = lambda: clock.forward(0.02)
+    turn, answers = slowly(world, clock)
     turn.run()
     assert isinstance(answers.get(timeout=WAIT), Response)
     assert len(world.backend.loaded) == 1
 
 
-def test_a_generator_that_hangs_is_given_up_though_its_client_was_slow(tmp_path: Path) -> None:
-    world = Streaming(tmp_path, config="execution_timeout_seconds: 0.05")
+def test_a_generator_that_hangs_is_given_up_though_its_client_was_slow(tmp_path: Path, clock: HandClock) -> None:
+    world = Streaming(tmp_path, config="execution_timeout_seconds: 0.05", clock=clock)
     gate = threading.Semaphore(1)
     world.model.gate = lambda: gate.acquire(timeout=WAIT) and None
-    turn, answers = slowly(world)
+    turn, answers = slowly(world, clock)
     turn.pass_on()
+    wait_until(lambda: world.model.runs == 2)  # the client has taken the first response
+    clock.forward(0.04)
+    assert answers.empty()
+    clock.forward(0.01)
     assert isinstance(answers.get(timeout=WAIT), DeadlineExceeded)
     wait_until(lambda: len(world.backend.loaded) == 2)
     gate.release(5)

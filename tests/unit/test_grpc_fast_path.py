@@ -12,6 +12,7 @@ import pytest
 from vintner import grpc_fast_path
 from vintner.executor import LeanExecutor
 from vintner.grpc_fast_path import Call, FastPath, unusable
+from waiting import wait_until
 
 METHOD = "/test/Echo"
 WAIT = 10.0
@@ -26,6 +27,11 @@ class Echo:
         if self.failing:
             raise ValueError("a bug")
         call.answer(message)
+
+
+@pytest.fixture(autouse=True)
+def patient_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_fast_path, "CHECK_SECONDS", WAIT)
 
 
 @pytest.fixture
@@ -105,12 +111,7 @@ def test_calls_are_gone_when_they_are_over(served: Any) -> None:
 def test_after_the_end_no_thread_is_left() -> None:
     before = set(threading.enumerate())
     assert unusable() is None
-    pause = threading.Event()
-    for _ in range(1000):
-        if set(threading.enumerate()) <= before:
-            return
-        pause.wait(0.01)
-    raise AssertionError(f"left: {set(threading.enumerate()) - before}")
+    wait_until(lambda: set(threading.enumerate()) <= before)
 
 
 def test_a_path_that_was_never_started_can_be_stopped() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fake_backend import FakeModel
-from model_world import WAIT, World, held
+from model_world import WAIT, World, held, stop_clock
 from vintner import steps
 from vintner.backend import LoadSpec
 from vintner.errors import InvalidArgument, ModelNotReady, NotFound, Unavailable
@@ -24,6 +24,7 @@ from vintner.model_source import Scan
 from vintner.servable import Servable
 from vintner.turns import Threads
 from vintner.types import Response
+from waiting import wait_until
 
 
 class HandWorkers:
@@ -141,8 +142,8 @@ def test_a_load_during_an_unload_waits_until_the_model_is_there(explicit: World)
     assert explicit.states() == {"m/1": "UNLOADING"}
     loaded = in_thread(lambda: (explicit.manager.load("m"), explicit.states())[1])
     explicit.until(lambda: explicit.manager._models["m"].admitted)
+    wait_until(lambda: not explicit.manager.settled.is_set())
     assert loaded.empty()
-    assert not explicit.manager.settled.is_set()
     lease.release()
     assert loaded.get(timeout=WAIT) == {"m/1": "READY"}
 
@@ -474,7 +475,8 @@ def test_a_lenient_server_is_not_ready_before_its_models_have_begun(
     monkeypatch.undo()
     assert begun.wait(WAIT)
     assert seen == [["the model repository has not been read yet"]]
-    assert list(world.manager.holdups(strict=False)) == ["model 'm' version 1 is LOADING: loading for 0 s"]
+    stop_clock(world.manager, "m", 2.0)
+    assert list(world.manager.holdups(strict=False)) == ["model 'm' version 1 is LOADING: loading for 2 s"]
     gate.set()
     assert world.manager.settled.wait(WAIT)
     assert list(world.manager.holdups(strict=False)) == []
@@ -515,7 +517,7 @@ def test_a_load_that_was_given_up_does_not_hold_up_the_end(tmp_path: Path) -> No
     begun, gate = held(world, "stuck")
     world.put("stuck", 1, config="load_timeout_seconds: 0.05")
     world.settle()
-    assert begun.is_set()
+    assert begun.wait(WAIT)
     assert world.manager.stop(0)
     gate.set()
     world.until_closed(1)

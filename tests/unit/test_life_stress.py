@@ -10,6 +10,6 @@ from life_stress import stress
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_models_live_through_everything_at_once(seed: int, tmp_path: Path) -> None:
-    done = stress(1.5, seed, tmp_path)
+    done = stress(1.5, seed, tmp_path, least=21)
     assert done.wrong == []
     assert done.answers["Response"] > 20

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_backend import FakeBackend, fake_model, write_model
+from hand_clock import hand_clock, threads_by
+from model_world import stop_clock
 from vintner.backend import Backends
 from vintner.errors import DeadlineExceeded, InvalidArgument, ModelNotReady, NotFound
 from vintner.manager import Manager
@@ -118,7 +120,11 @@ def test_a_lease_keeps_a_version_loaded_until_it_comes_back(world: World) -> Non
     assert world.backend.loaded[0].times_closed == 1
 
 
-def test_a_model_is_not_closed_while_a_run_goes_on_whose_request_was_answered(world: World) -> None:
+def test_a_model_is_not_closed_while_a_run_goes_on_whose_request_was_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = hand_clock(monkeypatch)
+    world = World(tmp_path, threads=threads_by(clock))
     write_model(world.root / "m")
     manager = world.settle()
     entered, go = threading.Event(), threading.Event()
@@ -126,11 +132,12 @@ def test_a_model_is_not_closed_while_a_run_goes_on_whose_request_was_answered(wo
     lease = manager.lease("m")
     answers: SimpleQueue[Response | Exception] = SimpleQueue()
     inputs = {"input": Tensor("FP32", np.ones((1, 4), np.float32))}
-    turn = lease.submit(Request("m", "", inputs, deadline=time.monotonic() + 0.05), answers.put)
+    turn = lease.submit(Request("m", "", inputs, deadline=clock.now + 0.05), answers.put)
     assert turn
     running = threading.Thread(target=turn.run)
     running.start()
     assert entered.wait(WAIT)
+    clock.forward(0.05)
     assert isinstance(answers.get(timeout=WAIT), DeadlineExceeded)
     lease.release()
     lease.retire()
@@ -219,7 +226,8 @@ def test_a_model_that_is_still_loading_says_so(world: World) -> None:
     assert entered.wait(WAIT)
     with pytest.raises(ModelNotReady, match="LOADING"):
         world.manager.lease("m")
-    assert list(world.manager.holdups(strict=False)) == ["model 'm' version 1 is LOADING: loading for 0 s"]
+    stop_clock(world.manager, "m", 2.0)
+    assert list(world.manager.holdups(strict=False)) == ["model 'm' version 1 is LOADING: loading for 2 s"]
     gate.set()
     assert world.manager.settled.wait(WAIT)
     world.manager.lease("m").release()

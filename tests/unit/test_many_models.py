@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from fake_backend import FakeBackend, fake_model, write_model
+from hand_clock import HandClock, threads_by
 from vintner import metrics, model_source
 from vintner import steps as steps_module
 from vintner.backend import Backends
@@ -19,11 +20,12 @@ from vintner.host import Host
 from vintner.manager import Manager
 from vintner.model_source import Scan, bytes_of
 from vintner.ovms_metrics import OvmsMetrics
-from vintner.reclaiming import Reclaimer
+from vintner.reclaiming import LATEST, Reclaimer
 from vintner.service import Service
 from vintner.tracking import Repository
 from vintner.triton_metrics import TritonMetrics
 from vintner.turns import MOST_CLOSERS
+from waiting import wait_until
 
 MODELS = 60
 WAIT = 10.0
@@ -32,12 +34,16 @@ WAIT = 10.0
 class World:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, memory_budget: int | None = None) -> None:
         self.returned = threading.Semaphore(0)
-        monkeypatch.setattr(steps_module, "Reclaimer", partial(Reclaimer, give_back=self.returned.release))
+        self.clock = HandClock()
+        reclaimer = partial(Reclaimer, give_back=self.returned.release, clock=self.clock.monotonic)
+        monkeypatch.setattr(steps_module, "Reclaimer", reclaimer)
         self.root = root
         self.backends = Backends(made={"fake": FakeBackend()})
         self.repository = Repository([root], self.backends)
         dialects = [TritonMetrics(Host()), OvmsMetrics()]
-        self.manager = Manager(self.backends, memory_budget=memory_budget, dialects=dialects)
+        self.manager = Manager(
+            self.backends, memory_budget=memory_budget, dialects=dialects, threads=threads_by(self.clock)
+        )
         for number in range(MODELS):
             write_model(root / f"m{number:02d}" / "1", fake_model())
 
@@ -57,12 +63,16 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 def test_models_that_are_removed_together_share_few_threads_and_one_return_of_memory(world: World) -> None:
     world.settle()
     world.manager.aspire(Scan({}, {}))
+    wait_until(lambda: world.manager.registry.unloads == MODELS and not world.manager.threads.closers._under_way)
+    world.clock.forward(LATEST)
     assert world.returned.acquire(timeout=WAIT)
     assert len(world.manager.threads.closers._threads) <= MOST_CLOSERS
     assert len(world.manager.threads.workers._threads) == 1, "which returns the memory"
     assert world.manager.registry.unloads == MODELS
     assert world.manager.index() == []
-    assert not world.returned.acquire(timeout=1)
+    world.clock.forward(2 * LATEST)
+    wait_until(lambda: not world.manager.threads.workers._under_way)
+    assert not world.returned.acquire(blocking=False)
     world.manager.stop(WAIT)
 
 

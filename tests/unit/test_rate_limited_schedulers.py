@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hand_clock import HandClock, hand_clock
 from scheduler_calls import WAIT
 from vintner.batcher import Batching
 from vintner.call import Call, Result
@@ -69,9 +70,10 @@ class Instance:
 class World:
     """Models that share resources, and threads to lead them."""
 
-    def __init__(self, **capacities: int) -> None:
+    def __init__(self, clock: HandClock | None = None, **capacities: int) -> None:
         self.place = Place()
-        self.threads = Threads(turnstiles=Turnstiles(capacities))
+        alarms = {} if clock is None else {"alarms": clock}
+        self.threads = Threads(turnstiles=Turnstiles(capacities), **alarms)  # type: ignore[arg-type]
         self.instances: dict[str, list[Instance]] = {}
 
     def model(
@@ -109,6 +111,11 @@ class World:
     def release(self, name: str, runs: int = 1) -> None:
         for _ in range(runs):
             self.instances[name][0].go.release()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    return hand_clock(monkeypatch)
 
 
 @pytest.fixture
@@ -185,10 +192,12 @@ def test_a_run_that_fails_gives_its_resources_back(world: World) -> None:
     assert waiting.result(WAIT) == 4.0
 
 
-def test_a_request_that_waits_for_resources_leaves_at_its_deadline_and_no_resource_is_lost(world: World) -> None:
+def test_a_request_that_waits_for_resources_leaves_at_its_deadline_and_no_resource_is_lost(clock: HandClock) -> None:
+    world = World(clock)
     _, other, running = waits(world)
-    late = world.infer(other, deadline=time.monotonic() + 0.05)
+    late = world.infer(other, deadline=clock.now + 0.05)
     until_it_waits(other)
+    clock.forward(0.05)
     with pytest.raises(DeadlineExceeded):
         late.result(WAIT)
     assert other.queued == (0, 0)
@@ -222,10 +231,13 @@ def test_a_request_that_waits_for_resources_can_be_cancelled(world: World) -> No
     assert world.place.order == ["busy"]
 
 
-def test_a_model_is_idle_at_once_if_its_last_request_leaves_while_it_waits(world: World) -> None:
+def test_a_model_is_idle_at_once_if_its_last_request_leaves_while_it_waits(clock: HandClock) -> None:
     """Or its unloading would take as long as another model's run."""
+    world = World(clock)
     _, other, running = waits(world)
-    late = world.infer(other, deadline=time.monotonic() + 0.05)
+    late = world.infer(other, deadline=clock.now + 0.05)
+    until_it_waits(other)
+    clock.forward(0.05)
     with pytest.raises(DeadlineExceeded):
         late.result(WAIT)
     idle = threading.Event()

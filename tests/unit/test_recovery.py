@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from hand_clock import HandClock, hand_clock, threads_by
 from scheduler_calls import WAIT, Asked, call, infer
-from vintner import recovery
+from vintner import pools, recovery
 from vintner.batcher import Batching
 from vintner.call import Call
 from vintner.errors import BackendError, DeadlineExceeded, InvalidArgument, ModelNotReady
@@ -20,7 +22,7 @@ from waiting import wait_until
 
 
 class Machine:
-    """Doubles `x` unless it is `broken`; stays in a run while it `hangs`."""
+    """Doubles `x` unless it is `broken`; stays in a run while it `hangs`. A run takes `seconds` by the `clock`."""
 
     def __init__(self) -> None:
         self.broken = False
@@ -31,11 +33,12 @@ class Machine:
         self.may_return = threading.Event()
         self.runs = 0
         self.seconds = 0.0
+        self.clock: HandClock | None = None
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         self.runs += 1
-        if self.seconds:
-            threading.Event().wait(self.seconds)
+        if self.clock is not None:
+            self.clock.forward(self.seconds)
         if self.hangs.is_set() or (self.hangs_when_blank and not inputs["x"].any()):
             assert self.may_return.wait(WAIT)
         if self.panics:
@@ -66,12 +69,21 @@ class Model:
 class Shop:
     """A scheduler with one pool, and all openings of it."""
 
-    def __init__(self, instances: int = 1, health: Health | None = None, others: Sequence[Pool] = ()) -> None:
+    def __init__(
+        self,
+        instances: int = 1,
+        health: Health | None = None,
+        others: Sequence[Pool] = (),
+        clock: HandClock | None = None,
+    ) -> None:
         self.models = [Model(instances)]
+        self.opens = threading.Event()
         self.spoil: Callable[[Model], None] = lambda model: None
         first = self.models[0]
         self.pool = Pool(first.instances, "CPU", first.close, self.reopen)
-        self.scheduler = Scheduler([self.pool, *others], batching=Batching(4), health=health)
+        self.scheduler = Scheduler(
+            [self.pool, *others], batching=Batching(4), health=health, threads=threads_by(clock) if clock else None
+        )
 
     @property
     def machine(self) -> Machine:
@@ -79,6 +91,7 @@ class Shop:
 
     def reopen(self) -> Model:
         model = Model(len(self.models[0].instances))
+        self.opens.set()
         self.spoil(model)
         self.models.append(model)
         return model
@@ -99,25 +112,29 @@ class Shop:
                 self.infer(value)
 
     def hang(self) -> Asked:
-        """Sends a request that does not come back; its thread is let go at the end."""
+        """Sends a request that does not come back, and returns when it runs; its thread is let go at the end."""
         self.machine.hangs.set()
         request = call(1.0)
-        turn = self.scheduler.submit(request)
-        assert turn is not None
-        turn.pass_on()
+        lead(self, request)
         return request
 
 
 def lead(shop: Shop, request: Asked) -> None:
-    """Has a request that finds an instance idle run by another thread."""
+    """Has a request that finds all instances idle run by another thread, and returns when that has begun."""
     turn = shop.scheduler.submit(request)
     assert turn is not None
     turn.pass_on()
+    wait_until(lambda: shop.scheduler.instances[0] == 1)
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "FIRST_PAUSE", 0.01)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    return hand_clock(monkeypatch)
 
 
 def test_an_instance_that_fails_three_times_in_a_row_is_opened_anew() -> None:
@@ -197,13 +214,16 @@ def test_requests_are_refused_when_the_pool_cannot_be_opened_and_served_when_it_
     assert all(model.closed.wait(WAIT) for model in shop.models[:-1]), "what did not pass is closed"
 
 
-def test_requests_that_wait_too_long_for_an_instance_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "PATIENCE", 0.05)
-    shop = Shop()
+def test_requests_that_wait_too_long_for_an_instance_are_refused(clock: HandClock) -> None:
+    shop = Shop(clock=clock)
     gate = threading.Event()
     shop.break_down(gate)
     request = call(1.0)
     shop.scheduler.submit(request)
+    assert shop.opens.wait(WAIT)
+    clock.forward(0.9 * recovery.PATIENCE)
+    assert not request.future.done()
+    clock.forward(0.1 * recovery.PATIENCE)
     with pytest.raises(ModelNotReady):
         request.future.result(WAIT)
     gate.set()
@@ -211,11 +231,14 @@ def test_requests_that_wait_too_long_for_an_instance_are_refused(monkeypatch: py
     assert shop.infer(1.0) == [2.0]
 
 
-def test_a_run_that_takes_too_long_is_answered_and_its_instance_replaced() -> None:
-    shop = Shop(health=Health(timeout=0.05))
+def test_a_run_that_takes_too_long_is_answered_and_its_instance_replaced(clock: HandClock) -> None:
+    shop = Shop(health=Health(timeout=0.05), clock=clock)
     shop.infer(1.0)
     hung = shop.hang()
     former = shop.machine
+    clock.forward(0.04)
+    assert not hung.future.done()
+    clock.forward(0.01)
     with pytest.raises(DeadlineExceeded, match=r"execution timeout of 0\.05 s"):
         hung.future.result(WAIT)
     assert shop.infer(2.0) == [4.0]
@@ -225,18 +248,20 @@ def test_a_run_that_takes_too_long_is_answered_and_its_instance_replaced() -> No
     assert shop.infer(2.0) == [4.0]
 
 
-def test_runs_within_their_time_are_let_be() -> None:
-    shop = Shop(health=Health(timeout=0.2))
+def test_runs_within_their_time_are_let_be(clock: HandClock) -> None:
+    shop = Shop(health=Health(timeout=0.2), clock=clock)
+    shop.machine.clock, shop.machine.seconds = clock, 0.19
     for _ in range(100):
         shop.infer(1.0)
     assert len(shop.models) == 1
 
 
-def test_a_model_can_be_unloaded_though_a_run_of_it_hangs() -> None:
-    shop = Shop(health=Health(timeout=0.05))
+def test_a_model_can_be_unloaded_though_a_run_of_it_hangs(clock: HandClock) -> None:
+    shop = Shop(health=Health(timeout=0.05), clock=clock)
     shop.infer(1.0)
     hung = shop.hang()
     former = shop.machine
+    clock.forward(0.05)
     with pytest.raises(DeadlineExceeded):
         hung.future.result(WAIT)
     wait_until(lambda: len(shop.models) == 2 and not shop.scheduler.down)
@@ -268,10 +293,10 @@ def test_what_is_opened_anew_after_the_model_was_unloaded_is_closed() -> None:
     assert all(model.closed.wait(WAIT) for model in shop.models)
 
 
-def test_a_lost_device_is_survived_by_another_pool() -> None:
+def test_a_lost_device_is_survived_by_another_pool(clock: HandClock) -> None:
     other = Model()
-    other.instances[0].seconds = 0.005
-    shop = Shop(others=[Pool(other.instances, "GPU.0", other.close)])
+    other.instances[0].clock, other.instances[0].seconds = clock, 0.005
+    shop = Shop(others=[Pool(other.instances, "GPU.0", other.close)], clock=clock)
     for _ in range(10):
         shop.infer(1.0)
     cannot = threading.Event()
@@ -339,8 +364,8 @@ def test_an_examination_looks_like_what_once_succeeded_but_means_nothing() -> No
     assert [row.tolist() for row in blank["ragged"]] == [[0.0, 0.0], [0.0, 0.0]]
 
 
-def test_a_run_that_takes_too_long_is_answered_though_its_pool_was_opened_anew_meanwhile() -> None:
-    shop = Shop(instances=2, health=Health(timeout=0.2))
+def test_a_run_that_takes_too_long_is_answered_though_its_pool_was_opened_anew_meanwhile(clock: HandClock) -> None:
+    shop = Shop(instances=2, health=Health(timeout=0.2), clock=clock)
     shop.infer(1.0)
     former = list(shop.models[0].instances)
     opening, gate = threading.Event(), threading.Event()
@@ -354,10 +379,14 @@ def test_a_run_that_takes_too_long_is_answered_though_its_pool_was_opened_anew_m
         machine.hangs.set()
     first, second = call(1.0), call(1.0)
     lead(shop, first)
+    clock.forward(0.2)
     assert opening.wait(WAIT)
     lead(shop, second)
     wait_until(lambda: shop.scheduler.instances == (1, 1))
     gate.set()
+    wait_until(lambda: shop.scheduler.instances == (0, 2))
+    assert not second.future.done()
+    clock.forward(0.2)
     for request in (first, second):
         with pytest.raises(DeadlineExceeded):
             request.future.result(WAIT)
@@ -392,7 +421,10 @@ def test_a_model_is_not_idle_while_a_former_opening_of_it_runs() -> None:
     assert shop.models[0].closed.wait(WAIT)
 
 
-def test_an_instance_that_is_restored_before_its_last_failure_was_told_is_idle_once() -> None:
+def test_an_instance_that_is_restored_before_its_last_failure_was_told_is_idle_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pools, "BRIEF", math.inf)
     shop = Shop()
     for _ in range(5):
         shop.infer(1.0)
@@ -424,9 +456,9 @@ def test_inputs_that_were_refused_are_no_sample_for_an_examination() -> None:
 
 
 def test_requests_are_refused_when_the_last_instance_is_lost_while_the_pool_cannot_be_opened(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, clock: HandClock
 ) -> None:
-    shop = Shop(instances=2, health=Health(timeout=0.05))
+    shop = Shop(instances=2, health=Health(timeout=0.05), clock=clock)
     shop.infer(1.0)
     opening, gate, despaired = threading.Event(), threading.Event(), threading.Event()
 
@@ -438,7 +470,6 @@ def test_requests_are_refused_when_the_last_instance_is_lost_while_the_pool_cann
         Scheduler.despair(shop.scheduler)
         despaired.set()
 
-    monkeypatch.setattr(recovery, "PATIENCE", 0.1)
     monkeypatch.setattr(shop.scheduler, "despair", despair)
     shop.spoil = spoil
     former = list(shop.models[0].instances)
@@ -447,13 +478,16 @@ def test_requests_are_refused_when_the_last_instance_is_lost_while_the_pool_cann
     for _ in range(2):
         request = call(1.0)
         lead(shop, request)
+        clock.forward(0.05)
         with pytest.raises(DeadlineExceeded):
             request.future.result(WAIT)
         if not despaired.is_set():
             assert opening.wait(WAIT)
-            assert despaired.wait(WAIT), "to no avail, for one instance is left"
+            clock.forward(recovery.PATIENCE)
+            assert despaired.is_set(), "to no avail, for one instance is left"
     waiting = call(1.0)
     shop.scheduler.submit(waiting)
+    clock.forward(recovery.PATIENCE)
     with pytest.raises(ModelNotReady):
         waiting.future.result(WAIT)
     gate.set()

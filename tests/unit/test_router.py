@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from fake_backend import FakeBackend, FakeModel, fake_model, write_model
+from hand_clock import hand_clock, threads_by
 from prometheus_client.parser import text_string_to_metric_families
 from vintner.backend import Backends
 from vintner.errors import BackendError, InvalidArgument
@@ -23,6 +24,7 @@ from vintner.repository import scan
 from vintner.router import Router
 from vintner.service import Service
 from vintner.shadow import MOST_COPIES, Shadow
+from vintner.turns import Threads
 from vintner.types import Cancellation, Request, Response, Tensor
 from waiting import wait_until
 
@@ -32,11 +34,11 @@ WAIT = 10.0
 class World:
     """A model `m` with versions, and a service over it. Shadows compare in a thread, which `settle` waits for."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, threads: Threads | None = None) -> None:
         self.root = root
         self.backend = FakeBackend()
         self.backends = Backends(made={"fake": self.backend})
-        self.manager = Manager(self.backends)
+        self.manager = Manager(self.backends, threads=threads)
         self.service = Service(self.manager)
 
     def serve(
@@ -329,19 +331,22 @@ def test_what_failed_is_not_copied(world: World) -> None:
     wait_until(lambda: world.model(2).runs == 1)
 
 
-def test_a_copy_has_neither_the_deadline_nor_the_cancellation_of_its_request(world: World) -> None:
-    import time
-
+def test_a_copy_has_neither_the_deadline_nor_the_cancellation_of_its_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = hand_clock(monkeypatch)
+    world = World(tmp_path, threads_by(clock))
     world.serve({"default": 1, "shadow": {"version": 2}}, 1, 2)
     gate = threading.Event()
     world.model(2).gate = lambda: gate.wait(WAIT) and None
     cancellation = Cancellation()
-    deadline = time.monotonic() + 0.05
-    world.ask(deadline=deadline, cancellation=cancellation, parameters={"timeout": 50_000, "timing": True})
+    world.ask(deadline=clock.now + 0.05, cancellation=cancellation, parameters={"timeout": 50_000, "timing": True})
     cancellation.cancel()
-    wait_until(lambda: time.monotonic() > deadline)
+    wait_until(lambda: world.model(2).running == 1)
+    clock.forward(0.05)
     gate.set()
     wait_until(lambda: world.shadow.outcomes == {("1", "ok"): 1})
+    world.manager.stop(WAIT)
 
 
 def test_the_copies_of_a_shadow_do_not_hold_it_up_when_it_goes(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -11,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hand_clock import HandClock, hand_clock, threads_by
 from scheduler_calls import WAIT, Asked, call, infer
+from vintner import pools
 from vintner.batcher import Batching
 from vintner.batching import QueueLimits
 from vintner.call import Call, Result
@@ -75,17 +78,6 @@ class Bench:
         assert self.scheduler.submit(request) is None
         return request.future
 
-    def make_brief(self) -> None:
-        """Runs until the mean run time is brief."""
-        for _ in range(10_000):
-            if self.scheduler.brief:
-                return
-            self.release(1)
-            self.infer(call(0.0)).result(WAIT)
-            wait_until(lambda: self.scheduler.instances == (0, 1))
-            assert self.instance.entered.acquire(timeout=WAIT)
-        raise AssertionError(f"a run takes {BRIEF} s or more")
-
     def release(self, runs: int) -> None:
         for _ in range(runs):
             self.instance.go.release()
@@ -94,6 +86,24 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    return hand_clock(monkeypatch)
+
+
+@pytest.fixture
+def brief_bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Whose runs are brief, however long the machine takes for them."""
+    monkeypatch.setattr(pools, "BRIEF", math.inf)
+    bench = Bench()
+    bench.release(1)
+    bench.infer(call(0.0)).result(WAIT)
+    wait_until(lambda: bench.scheduler.instances == (0, 1))
+    assert bench.scheduler.brief
+    del bench.instance.batches[:]
+    return bench
 
 
 def test_a_lone_request_runs_at_once_in_its_own_thread() -> None:
@@ -137,9 +147,8 @@ def test_requests_that_come_before_the_turn_is_run_join_its_batch(bench: Bench) 
     assert bench.scheduler.instances == (0, 1)
 
 
-def test_a_step_is_one_batch_and_says_whether_there_is_more(bench: Bench) -> None:
-    bench.make_brief()
-    del bench.instance.batches[:]
+def test_a_step_is_one_batch_and_says_whether_there_is_more(brief_bench: Bench) -> None:
+    bench = brief_bench
     first = call(1.0, signature="a")
     turn = bench.scheduler.submit(first)
     assert turn
@@ -152,8 +161,8 @@ def test_a_step_is_one_batch_and_says_whether_there_is_more(bench: Bench) -> Non
     assert bench.scheduler.instances == (0, 1)
 
 
-def test_brief_work_is_led_to_its_end_by_one_thread(bench: Bench) -> None:
-    bench.make_brief()
+def test_brief_work_is_led_to_its_end_by_one_thread(brief_bench: Bench) -> None:
+    bench = brief_bench
     led_by: set[int] = set()
     bench.instance.fail = lambda x: led_by.add(threading.get_ident())  # type: ignore[func-returns-value]
     first = call(1.0, signature=0)
@@ -293,24 +302,23 @@ def test_the_last_turn_finds_an_expired_queue_and_runs_nothing(bench: Bench) -> 
     assert (bench.scheduler.instances, bench.scheduler.queued) == ((0, 1), (0, 0))
 
 
-def test_deadlines_in_any_order_are_kept_exactly(bench: Bench) -> None:
-    import time
-
+def test_deadlines_in_any_order_are_kept_exactly(clock: HandClock) -> None:
+    bench = Bench(threads=threads_by(clock))
     bench.occupy()
-    start = time.monotonic()
     ended: dict[float, float] = {}
 
-    def note(offset: float) -> Callable[[Result], None]:
-        return lambda result: ended.setdefault(offset, time.monotonic() - start)
+    def note(deadline: float) -> Callable[[Result], None]:
+        return lambda result: ended.setdefault(deadline, clock.now)
 
-    offsets = [0.30, 0.10, 0.20, 0.15, 0.05]
-    for offset in offsets:
-        late = call(1.0, deadline=start + offset)
-        late.done = note(offset)
+    deadlines = [clock.now + offset for offset in (30, 10, 20, 15, 5)]
+    for deadline in deadlines:
+        late = call(1.0, deadline=deadline)
+        late.done = note(deadline)
         bench.scheduler.submit(late)
-    wait_until(lambda: len(ended) == len(offsets))
-    assert list(ended) == sorted(offsets)
-    assert all(at >= offset for offset, at in ended.items())
+    clock.forward(4.9)
+    assert ended == {}
+    clock.forward(60)
+    assert list(ended.items()) == [(deadline, deadline) for deadline in sorted(deadlines)]
     assert bench.scheduler.queued == (0, 0)
     bench.release(1)
 
@@ -375,15 +383,15 @@ def test_a_deadline_in_centuries_is_no_deadline(bench: Bench) -> None:
     assert waiting.result(WAIT) == [2.0]
 
 
-def test_a_deadline_that_passes_while_the_batch_runs_does_not_harm_the_others(bench: Bench) -> None:
-    import time
-
+def test_a_deadline_that_passes_while_the_batch_runs_does_not_harm_the_others(clock: HandClock) -> None:
+    bench = Bench(threads=threads_by(clock))
     bench.occupy()
     mate = bench.queue(call(1.0))
-    late = bench.queue(call(2.0, deadline=time.monotonic() + 0.3))
+    late = bench.queue(call(2.0, deadline=clock.now + 0.3))
     bench.release(1)
     assert bench.instance.entered.acquire(timeout=WAIT)
     assert bench.instance.batches[1] == [2.0, 1.0], "the nearest deadline goes first"
+    clock.forward(0.3)
     with pytest.raises(DeadlineExceeded):
         late.result(WAIT)
     bench.release(1)
@@ -676,21 +684,27 @@ def test_a_failed_batch_is_not_run_again_if_the_model_says_so() -> None:
     assert bench.instance.batches == [[0.0], [1.0, 2.0]]
 
 
-def test_an_idle_instance_waits_for_more_where_that_pays_and_no_longer() -> None:
-    bench = Bench(batching=Batching(4, longest_delay=0.2))
+def test_an_idle_instance_waits_for_more_where_that_pays_and_no_longer(clock: HandClock) -> None:
+    bench = Bench(batching=Batching(4, longest_delay=0.2), threads=threads_by(clock))
     for _ in range(3):  # runs that take a while, and requests at once behind them
-        running = bench.occupy()
-        others = [bench.queue(call(1.0)) for _ in range(4)]
-        threading.Event().wait(0.4)
-        bench.release(2)
-        for future in (running, *others):
-            future.result(WAIT)
+        running = bench.infer(call(0.0))
+        clock.forward(0.2)  # for which the later ones wait for more
         assert bench.instance.entered.acquire(timeout=WAIT)
-    wait_until(lambda: bench.scheduler.instances == (0, 1))
+        others = [bench.queue(call(1.0)) for _ in range(4)]
+        clock.forward(0.4)
+        bench.release(1)
+        running.result(WAIT)
+        assert bench.instance.entered.acquire(timeout=WAIT)
+        clock.forward(0.4)
+        bench.release(1)
+        for future in others:
+            future.result(WAIT)
+        wait_until(lambda: bench.scheduler.instances == (0, 1))
     bench.instance.batches.clear()
     before = bench.metrics.cuts["delay"]
     bench.release(2)
     futures = [bench.infer(call(float(value))) for value in range(2)]
+    clock.forward(0.2)
     assert [future.result(WAIT) for future in futures] == [[0.0], [2.0]]
     assert bench.instance.batches == [[0.0, 1.0]], "nobody led before the second"
     assert bench.metrics.cuts["delay"] == before + 1

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vintner.deltas import Delta, OutputParser, ToolCallDelta
 from vintner.errors import InvalidArgument
+from vintner.json_schemas import check_schema
 from vintner.tool_choice import forced_call, required_calls, tool_choice_schema
 
 TREE = {
@@ -69,6 +70,34 @@ def test_a_function_that_there_is_not_is_refused() -> None:
         tool_choice_schema(TOOLS, "grown")
     with pytest.raises(InvalidArgument, match="at least one function"):
         tool_choice_schema([])
+
+
+@pytest.mark.parametrize(
+    ("tool", "reason"),
+    [
+        ("f", r"tools\[0\].function must be an object with a name"),
+        ({"function": {}}, r"tools\[0\].function must be an object with a name"),
+        ({"function": {"name": "f", "parameters": []}}, None),
+        ({"function": {"name": "f", "parameters": 3}}, r"tools\[0\].function.parameters must be a JSON schema"),
+    ],
+)
+def test_tools_of_another_shape_are_refused(tool: Any, reason: str | None) -> None:
+    if reason is None:
+        assert tool_choice_schema([tool], "f")["properties"] == {}
+        return
+    with pytest.raises(InvalidArgument, match=reason):
+        tool_choice_schema([tool])
+
+
+def test_two_functions_of_one_name_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match=r"tools\[1\].function.name: there is another function 'now'"):
+        tool_choice_schema([TOOLS[2], TOOLS[2]])
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("name", [None, "grow", "again", "now"])
+def test_the_schemas_are_ones_that_runtimes_follow(name: str | None, parallel: bool) -> None:
+    check_schema(tool_choice_schema(TOOLS, name, parallel=parallel))
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])

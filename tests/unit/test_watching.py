@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from queue import Empty, Queue
 from types import SimpleNamespace
@@ -88,13 +89,10 @@ def test_what_is_there_is_handed_on_before_start_returns(root: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["models/m/2.tmp", "elsewhere"])
-def test_a_directory_that_is_renamed_into_place_is_handed_on_within_a_second(root: Path, source: str) -> None:
-    with watched(root) as world:
-        new = prepared(root.parent / source)
-        began = time.monotonic()
-        new.rename(root / "m" / "2")
+def test_a_directory_that_is_renamed_into_place_is_handed_on_before_it_settles(root: Path, source: str) -> None:
+    with watched(root, settle=NEVER) as world:
+        prepared(root.parent / source).rename(root / "m" / "2")
         world.wait_for_versions(1, 2)
-        assert time.monotonic() - began < 0.9
 
 
 def test_removed_versions_and_models_are_handed_on_at_once(root: Path) -> None:
@@ -107,25 +105,38 @@ def test_removed_versions_and_models_are_handed_on_at_once(root: Path) -> None:
         world.wait_for(lambda found: not found.models)
 
 
+def write_slowly(directory: Path, chunk: bytes, chunks: int) -> tuple[float, float]:
+    """Writes a version. Returns how long that took, and the longest pause in which nothing of it changed."""
+    times = [time.monotonic()]
+    directory.mkdir()
+    with (directory / "weights.bin").open("wb") as file:
+        for _ in range(chunks):
+            file.write(chunk)
+            file.flush()
+            times.append(time.monotonic())
+            time.sleep(0.03)  # the pace of the writer, which is what is tried
+    write_model(directory)
+    times.append(time.monotonic())
+    return times[-1] - times[0], max(after - before for before, after in pairwise(times))
+
+
 def test_a_large_version_that_is_written_slowly_is_never_handed_on_half_done(root: Path) -> None:
-    chunk, chunks = b"x" * (1 << 20), 50
-    with watched(root, settle=0.5) as world:
-        directory = root / "m" / "2"
-        directory.mkdir()
-        began, before = time.monotonic(), world.scans
-        with (directory / "weights.bin").open("wb") as file:
-            for _ in range(chunks):
-                file.write(chunk)
-                file.flush()
-                time.sleep(0.03)  # the pace of the writer, which is what is tried
-        write_model(directory)
-        written, scans = time.monotonic() - began, world.scans - before
-        found = world.wait_for(lambda found: 2 in found.models["m"].available)
-        sizes = {name: size for name, size, *_ in found.models["m"].signatures[2][0]}  # type: ignore[index]
-        assert sizes["weights.bin"] == chunks * len(chunk)
-        assert "model.fake" in sizes
-        assert scans <= 10 * written + 2
-        assert world.handed.empty()
+    settle, chunk, chunks = 0.5, b"x" * (1 << 20), 50
+    for version in range(2, 12):
+        with watched(root, settle=settle) as world:
+            before = world.scans
+            written, pause = write_slowly(root / "m" / str(version), chunk, chunks)
+            scans = world.scans - before
+            if pause > settle / 2:  # the machine held the writer up, who then seemed to have ended
+                continue
+            found = world.wait_for(lambda found, version=version: version in found.models["m"].available)  # type: ignore[misc]
+            sizes = {name: size for name, size, *_ in found.models["m"].signatures[version][0]}  # type: ignore[index]
+            assert sizes["weights.bin"] == chunks * len(chunk)
+            assert "model.fake" in sizes
+            assert scans <= 10 * written + 2
+            assert world.handed.empty()
+            return
+    raise AssertionError("the machine is too slow to write at this pace")
 
 
 def test_a_switch_of_the_data_link_is_heard_of(tmp_path: Path) -> None:
