@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from vintner.embeddings_codec import TOKENS, Asked, Texts, decode_embeddings, decode_rerank
-from vintner.errors import NotFound, VintnerError
+from vintner.errors import VintnerError
 from vintner.http_access_log import VISIT
 from vintner.http_body import Bodies
 from vintner.http_server import JSON, Begin, Route
@@ -60,7 +60,7 @@ class Embeddings:
             parts = self._parts(asked.model, columns)
         except VintnerError as exc:
             self._service.reject(exc, "rest")
-            raise _named(exc) from exc
+            raise
         make = [
             partial(_request, asked, {name: column[part] for name, column in columns.items()}, environ)
             for part in parts
