@@ -122,7 +122,7 @@ def with_openvino(folder: Path, precision: str, adapter: Path | None = None) -> 
     scheduler.cache_size = 1
     properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
     if adapter:
-        properties["adapters"] = openvino_genai.AdapterConfig(openvino_genai.Adapter(str(adapter)))
+        properties["adapters"] = with_adapter(adapter)
     pipeline = openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
     config = pipeline.get_config()
     config.max_new_tokens = LONGEST_ANSWER
@@ -137,6 +137,12 @@ def with_openvino(folder: Path, precision: str, adapter: Path | None = None) -> 
         return [without_end(handle.read_all()[0].generated_ids, config.stop_token_ids) for handle in handles]
 
     return generate
+
+
+def with_adapter(path: Path) -> openvino_genai.AdapterConfig:
+    """For all requests: a pipeline that is given requests one by one does not look at the adapters that each names."""
+    adapters = openvino_genai.AdapterConfig
+    return adapters(openvino_genai.Adapter(str(path)), 1.0, mode=adapters.Mode.MODE_STATIC)
 
 
 def with_onnxruntime(folder: Path) -> Generate:
