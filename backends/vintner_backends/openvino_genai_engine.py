@@ -53,6 +53,7 @@ class OpenVINOEngine:
     """One pipeline."""
 
     in_waves = False
+    mixes_adapters = False
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class OpenVINOEngine:
         self._adapters = adapters
         self._blocks = blocks
         self._handles: dict[int, Any] = {}
+        self._switched: Mapping[str, float] | None = None  # the adapters that are in effect
         self._wants_logprobs: set[int] = set()
         self.max_sequences = spec.max_sequences
 
@@ -81,12 +83,23 @@ class OpenVINOEngine:
         config = self._config(sampling)
         try:
             config.validate()
+            self._switch(sampling.adapters)
             prompt = ov.Tensor(np.array([tokens], np.int64))
             self._handles[key] = self._pipeline.add_request(key, prompt, config)
         except (RuntimeError, ValueError) as exc:
             raise InvalidArgument(f"the runtime refuses the request: {short(exc)}") from exc
         if sampling.logprobs:
             self._wants_logprobs.add(key)
+
+    def _switch(self, adapters: Mapping[str, float]) -> None:
+        """Puts adapters into effect, for which nothing may run. The library does so for `generate` alone, and keeps
+        them; of those in the configuration of an added request it takes no notice."""
+        if not self._adapters or adapters == self._switched:
+            return
+        config = self._config(Sampling(max_new_tokens=1, adapters=adapters))
+        self._switched = None
+        self._pipeline.generate([ov.Tensor(np.zeros((1, 1), np.int64))], [config])
+        self._switched = dict(adapters)
 
     def _config(self, sampling: Sampling) -> Any:
         config = genai.GenerationConfig()

@@ -112,7 +112,8 @@ def _scheduling(engine: EngineSpec, blocks: int) -> Any:
     config = genai.SchedulerConfig()
     config.max_num_batched_tokens = engine.max_batched_tokens
     config.max_num_seqs = engine.max_sequences
-    config.enable_prefix_caching = engine.prefix_caching
+    # What is cached does not tell with which adapters it was computed.
+    config.enable_prefix_caching = engine.prefix_caching and not engine.adapters
     config.num_kv_blocks = blocks
     config.cache_size = 0
     return config
