@@ -1,4 +1,5 @@
-"""OpenVINO GenAI: loads language models as optimum-intel exports them, with their tokenizers.
+"""OpenVINO GenAI: loads language models as optimum-intel exports them, with their tokenizers; also embedding models and
+rerankers, which `openvino_text` runs.
 
 Knows nothing of requests. The library is imported when the first model is loaded: it is in the extra `genai`.
 Invariant: nothing is written beside a model.
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from vintner.backend import Device, GeneratingModel, LoadedModel, LoadSpec
 from vintner.errors import ConfigError, LoadError
 
+from vintner_backends.openvino_text import TextModels, text_task
+
 if TYPE_CHECKING:
     from vintner_backends.openvino_genai_model import OpenVINOLanguageModel
 
@@ -23,10 +26,15 @@ DETOKENIZER: Final = "openvino_detokenizer.xml"
 
 
 class OpenVINOGenAIBackend:
-    """Makes one pipeline for each model."""
+    """Makes one pipeline for each language model."""
+
+    def __init__(self) -> None:
+        self._texts = TextModels()
 
     def find(self, directory: Path) -> Path | None:
-        """The directory, if it has a model that generates text."""
+        """The directory, if it has a model that generates text; the file of an embedding model or a reranker."""
+        if text_task(directory) is not None:
+            return directory / MODEL
         if not (directory / MODEL).is_file() or not (directory / TOKENIZER).is_file():
             return None
         if not (directory / DETOKENIZER).is_file():
@@ -41,7 +49,7 @@ class OpenVINOGenAIBackend:
         return path.is_dir()
 
     def load(self, spec: LoadSpec) -> LoadedModel | GeneratingModel:
-        raise LoadError(f"{spec.path.name}: expected a language model")
+        return self._texts.load(spec)
 
     def load_language_model(self, spec: LoadSpec) -> OpenVINOLanguageModel:
         try:

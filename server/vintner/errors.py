@@ -3,6 +3,7 @@
     VintnerError
       RequestError             the client must change the request or its credentials
         InvalidArgument          INVALID_ARGUMENT
+          ContextExceeded
         NotFound                 NOT_FOUND
         AlreadyExists            ALREADY_EXISTS
         TooLarge                 RESOURCE_EXHAUSTED
@@ -42,14 +43,22 @@ class VintnerError(Exception):
 
 
 class RequestError(VintnerError):
-    """The client must change something before it tries again."""
+    """The client must change something before it tries again: `param`, where that can be said."""
 
     code = "INVALID_ARGUMENT"
     outcome = "invalid_argument"
 
+    def __init__(self, message: str = "", param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
 
 class InvalidArgument(RequestError):
     """Malformed request, or one that contradicts the model."""
+
+
+class ContextExceeded(InvalidArgument):
+    """The prompt, with what is to be generated, is longer than the model's context."""
 
 
 class NotFound(RequestError):

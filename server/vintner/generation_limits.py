@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from vintner.errors import InvalidArgument, Unsupported
+from vintner.errors import ContextExceeded, InvalidArgument, Unsupported
 from vintner.generation import Sampling
 from vintner.prompts import Language
 
@@ -31,7 +31,9 @@ def checked_sampling(sampling: Sampling, language: Language) -> Sampling:
         value = getattr(sampling, name)
         if not least <= value <= most or (value == least and name in POSITIVE):
             above = "above" if name in POSITIVE else "at least"
-            raise InvalidArgument(f"parameter '{name}': expected {above} {least:g} and at most {most:g}, got {value!r}")
+            raise InvalidArgument(
+                f"parameter '{name}': expected {above} {least:g} and at most {most:g}, got {value!r}", name
+            )
     wanted = {
         "min_p": sampling.min_p != 0,
         "presence_penalty": sampling.presence_penalty != 0,
@@ -44,8 +46,24 @@ def checked_sampling(sampling: Sampling, language: Language) -> Sampling:
     }
     for name, given in wanted.items():
         if given and name not in language.supported:
-            raise Unsupported(f"the runtime of model '{language.name}' does not support '{name}'")
+            raise Unsupported(f"the runtime of model '{language.name}' does not support '{name}'", name)
+    _check_tokens(sampling, language)
     return sampling
+
+
+def _check_tokens(sampling: Sampling, language: Language) -> None:
+    least, most = sampling.min_new_tokens, sampling.max_new_tokens
+    if 0 < most < least:
+        raise InvalidArgument(
+            f"parameter 'min_tokens': expected at most 'max_tokens', {most}, got {least}", "min_tokens"
+        )
+    wrong = [token for token in sampling.stop_token_ids if not 0 <= token < language.vocabulary_size]
+    if wrong:
+        name = "stop_token_ids"
+        raise InvalidArgument(
+            f"parameter '{name}': token id {wrong[0]} is out of range: the model has {language.vocabulary_size} tokens",
+            name,
+        )
 
 
 def check_prompt(language: Language, tokens: Sequence[int], max_new_tokens: int = 0) -> None:
@@ -55,7 +73,7 @@ def check_prompt(language: Language, tokens: Sequence[int], max_new_tokens: int 
     least = max(1, max_new_tokens)
     if len(tokens) + least > language.context_length:
         asked = f"{least} for the answer" if max_new_tokens else "at least 1 for the answer"
-        raise InvalidArgument(
+        raise ContextExceeded(
             f"this model's maximum context length is {language.context_length} tokens, but {len(tokens) + least} were"
             f" requested: {len(tokens)} in the prompt, {asked}"
         )

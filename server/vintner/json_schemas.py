@@ -5,7 +5,9 @@ schema; it is compiled in `step()`, which then raises for it, and from then on f
 another hold `step()` up for more than a minute, 100,000, or a NUL in a pattern, end the process. Nothing in the
 runtime's Python API compiles a schema without a pipeline, and xgrammar's own package needs torch, so this refuses what
 was seen to do any of that, and keywords that are silently not followed, because an answer that only looks constrained
-is worse than an error. What it cannot foresee remains to whoever runs the pipeline: it has to recover.
+is worse than an error. ONNX Runtime GenAI (llguidance) refuses some of what passes, for one request and at once:
+unknown formats, propertyNames, unevaluatedProperties, minProperties with optional properties. What this cannot foresee
+remains to whoever runs the pipeline: it has to recover.
 
 Knows nothing of requests. Invariant: a schema that passes has only keywords of the right types, bounds that can be met,
 and references that lead somewhere. It may still describe values that never end (a list that must have a next).
@@ -29,6 +31,9 @@ DEEPEST_SCHEMA: Final = 48
 MOST_SCHEMAS: Final = 4_096
 MOST_PROPERTIES: Final = 512
 """Of one object: compiling takes the square of them, a second for a thousand."""
+MOST_MEMBERS: Final = 10_000
+"""Items or properties that a bound may count: llguidance in ONNX Runtime GenAI 0.18 writes each of them out, and with a
+thousand million hangs."""
 _TYPES: Final = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
 _NOT_FOLLOWED: Final = (
     "not", "if", "then", "else", "contains", "minContains", "maxContains", "multipleOf", "dependentRequired",
@@ -190,9 +195,9 @@ def _check_strings(schema: Mapping[str, Any], where: str) -> None:
 def _check_counts(schema: Mapping[str, Any], where: str) -> None:
     for least, most in _COUNTS:
         for keyword in (least, most):
-            count = schema.get(keyword, 0)
-            if type(count) is not int or not 0 <= count <= MOST_REPEATS:
-                _fail(f"{where}.{keyword}", f"must be an integer from 0 to {MOST_REPEATS}")
+            count, limit = schema.get(keyword, 0), MOST_REPEATS if keyword.endswith("Length") else MOST_MEMBERS
+            if type(count) is not int or not 0 <= count <= limit:
+                _fail(f"{where}.{keyword}", f"must be an integer from 0 to {limit}")
         if schema.get(least, 0) > schema.get(most, MOST_REPEATS):
             _fail(f"{where}.{least}", f"must not be more than {most}")
 

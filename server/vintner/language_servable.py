@@ -33,6 +33,8 @@ MOST_CHOICES = 128
 class LanguageServable(Servable):
     """Its requests share one engine, which a thread of its own steps."""
 
+    language: Language
+
     def __init__(
         self,
         name: str,
@@ -65,6 +67,7 @@ class LanguageServable(Servable):
             model.vocabulary_size,
             model.defaults,
             model.supported,
+            config.generation.default_max_tokens or 0,
             frozenset(config.generation.adapters),
             tool_parser,
             reasoning_parser,

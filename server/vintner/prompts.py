@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from vintner.generation import Sampling, Tokenizer
 
@@ -69,6 +69,8 @@ class Language:
     """What its makers recommend of `temperature`, `top_p`, `top_k`, `min_p` and `repetition_penalty`."""
     supported: frozenset[str] = frozenset()
     """As `LanguageModel.supported`."""
+    default_tokens: int = 0
+    """Tokens of an answer to a request that does not say how many; 0: as many as fit."""
     adapters: frozenset[str] = frozenset()
     tool_parser: str | None = None
     """What reads calls of tools in what it generates, by name; None: nothing does."""
@@ -80,6 +82,18 @@ class Template(Protocol):
 
     @property
     def source(self) -> str: ...
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        kwargs: Mapping[str, Any] = ...,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> str:
+        """The prompt. Raises InvalidArgument, with the template's own reason where it gives one."""
+        ...
 
 
 class Asked(Protocol):

@@ -14,6 +14,7 @@ from threading import Event, Lock
 from vintner.labels import Labels
 from vintner.model_config import ModelConfig
 from vintner.model_metrics import ModelMetrics, PoolState
+from vintner.prompts import Language
 from vintner.turns import Turn
 from vintner.types import Request, Response, TensorSpec
 
@@ -23,6 +24,8 @@ class Servable(ABC):
 
     decoupled = False
     """Whether it may give any number of responses to a request."""
+    language: Language | None = None
+    """What front ends need to know of a language model; None of any other."""
 
     def __init__(
         self,

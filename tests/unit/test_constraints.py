@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vintner.ebnf_syntax import DEEPEST_GRAMMAR, LONGEST_GRAMMAR, MOST_RULES, check_grammar
 from vintner.errors import InvalidArgument
-from vintner.json_schemas import DEEPEST_SCHEMA, LONGEST_SCHEMA, MOST_PROPERTIES, MOST_SCHEMAS, check_schema
+from vintner.json_schemas import (
+    DEEPEST_SCHEMA,
+    LONGEST_SCHEMA,
+    MOST_MEMBERS,
+    MOST_PROPERTIES,
+    MOST_SCHEMAS,
+    check_schema,
+)
 from vintner.regex_syntax import DEEPEST_REGEX, LONGEST_REGEX, check_regex
 from vintner.response_formats import ANY_OBJECT, Constraint, grammar_constraint, regex_constraint, response_constraint
 from vintner.syntax_cursor import MOST_REPEATS
@@ -50,6 +57,7 @@ GOOD_SCHEMAS: list[Any] = [
     {"type": "array", "minItems": 1, "items": {}},
     {"type": "object", "patternProperties": {"^a": {}}, "propertyNames": {"maxLength": 3}},
     {"type": "string", "maxLength": MOST_REPEATS},
+    {"type": "array", "items": {}, "maxItems": MOST_MEMBERS},
     {"type": "integer", "minimum": 5, "maximum": 5},
     {"type": "number", "minimum": -0.5, "exclusiveMaximum": 0.5},
     {"uniqueItems": False},
@@ -124,6 +132,8 @@ BAD_SCHEMAS: list[tuple[Any, str]] = [
     ({"minLength": 2.0}, "schema.minLength"),
     ({"minLength": True}, "schema.minLength"),
     ({"maxLength": MOST_REPEATS + 1}, "schema.maxLength"),
+    ({"items": {}, "maxItems": MOST_MEMBERS + 1}, f"schema.maxItems: must be an integer from 0 to {MOST_MEMBERS}"),
+    ({"maxProperties": MOST_MEMBERS + 1}, "schema.maxProperties: must be an integer from 0"),
     ({"minLength": 5, "maxLength": 2}, "schema.minLength: must not be more than maxLength"),
     ({"minItems": 5, "maxItems": 2, "items": {}}, "schema.minItems: must not be more than maxItems"),
     ({"minProperties": 5, "maxProperties": 2}, "schema.minProperties: must not be more than"),
