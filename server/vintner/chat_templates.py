@@ -22,14 +22,17 @@ _DEFAULT: Final = "default"
 _WITH_TOOLS: Final = "tool_use"
 
 
-def read_template(directory: Path) -> ChatTemplate | None:
-    """The template of the model in a directory; None if it has none. Raises ConfigError.
+def read_template(directory: Path, filename: str | None = None) -> ChatTemplate | None:
+    """The template of the model in a directory, in the file of that name if there is one; None if it has none. Raises
+    ConfigError.
 
     `chat_template.jinja` comes before `chat_template.json`, that before `tokenizer_config.json`, and all of them before
     the copy in `openvino_tokenizer.xml`. Of several named ones `default` is taken, and `tool_use` for requests with
     tools.
     """
     settings = _object_in(directory / "tokenizer_config.json")
+    if filename is not None:
+        return _made(directory / filename, {_DEFAULT: _text(directory / filename)}, _tokens(directory, settings))
     for file, sources in _candidates(directory, settings):
         if sources:
             return _made(file, sources, _tokens(directory, settings))

@@ -12,6 +12,9 @@ from vintner.errors import ContextExceeded, InvalidArgument, Unsupported
 from vintner.generation import Sampling
 from vintner.prompts import Language
 
+MOST_CHOICES: Final = 128
+"""Choices of one request, of all its prompts."""
+
 BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
@@ -68,6 +71,14 @@ def _check_tokens(sampling: Sampling, language: Language) -> None:
 
 def check_prompt(language: Language, tokens: Sequence[int], max_new_tokens: int = 0) -> None:
     """Raises InvalidArgument for a prompt that does not fit, with so many tokens to come, or that is none."""
+    check_length(language, tokens, max_new_tokens)
+    wrong = next((token for token in tokens if not 0 <= token < language.vocabulary_size), None)
+    if wrong is not None:
+        raise InvalidArgument(f"token id {wrong} is out of range: the model has {language.vocabulary_size} tokens")
+
+
+def check_length(language: Language, tokens: Sequence[int], max_new_tokens: int = 0) -> None:
+    """As `check_prompt`, but for what the tokens are."""
     if not tokens:
         raise InvalidArgument("the prompt is empty: expected at least one token")
     least = max(1, max_new_tokens)
@@ -77,6 +88,3 @@ def check_prompt(language: Language, tokens: Sequence[int], max_new_tokens: int 
             f"this model's maximum context length is {language.context_length} tokens, but {len(tokens) + least} were"
             f" requested: {len(tokens)} in the prompt, {asked}"
         )
-    wrong = next((token for token in tokens if not 0 <= token < language.vocabulary_size), None)
-    if wrong is not None:
-        raise InvalidArgument(f"token id {wrong} is out of range: the model has {language.vocabulary_size} tokens")

@@ -13,12 +13,12 @@ from typing import Final
 import numpy as np
 
 from vintner.embeddings_codec import TOKENS, Asked, Texts, decode_embeddings, decode_rerank
-from vintner.errors import NotFound, VintnerError
+from vintner.errors import VintnerError
 from vintner.http_access_log import VISIT
 from vintner.http_body import Bodies
 from vintner.http_server import JSON, Begin, Route
 from vintner.http_transport import Answer, Environ
-from vintner.openai_errors import UnknownModel, openai_error
+from vintner.openai_errors import openai_error
 from vintner.openai_request import Parameters
 from vintner.openai_routes import openai_route, read_parameters
 from vintner.service import Service
@@ -60,7 +60,7 @@ class Embeddings:
             parts = self._parts(asked.model, columns)
         except VintnerError as exc:
             self._service.reject(exc, "rest")
-            raise _named(exc) from exc
+            raise
         make = [
             partial(_request, asked, {name: column[part] for name, column in columns.items()}, environ)
             for part in parts
@@ -105,10 +105,5 @@ def _answer(asked: Asked, parts: Sequence[Array], send: Send, result: Sequence[R
         tokens = sum(int(response.outputs[TOKENS].array.sum()) for response in result)
         answer: Answer = 200, (JSON,), asked.answer(ordered, tokens)
     except Exception as exc:
-        answer = openai_error(_named(exc))
+        answer = openai_error(exc)
     send(answer)
-
-
-def _named(error: Exception) -> Exception:
-    """That there is no such model, as clients of OpenAI know it."""
-    return UnknownModel(error.message) if type(error) is NotFound else error

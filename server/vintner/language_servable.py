@@ -13,7 +13,7 @@ from dataclasses import replace
 from vintner.errors import InvalidArgument, LoadError
 from vintner.generation import LanguageModel, Sampling
 from vintner.generation_call import GenerationCall
-from vintner.generation_limits import check_prompt
+from vintner.generation_limits import MOST_CHOICES, check_prompt
 from vintner.generation_metrics import GenerationMetrics
 from vintner.model_config import ModelConfig
 from vintner.model_metrics import PoolState
@@ -25,9 +25,6 @@ from vintner.text_tensors import INPUTS, OPTIONAL_INPUTS, OUTPUTS, TextAsked
 from vintner.timing import Timing
 from vintner.turns import Threads
 from vintner.types import Request, Response
-
-MOST_CHOICES = 128
-"""Choices of one request, of all its prompts."""
 
 
 class LanguageServable(Servable):

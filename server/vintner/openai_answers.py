@@ -121,15 +121,17 @@ class ChatWriter(AnswerWriter):
         token_bytes: TokenBytes | None = None,
         likeliest: int = 0,
         parallel: bool = True,
+        calls_only: bool = False,
         with_usage: bool = False,
     ) -> None:
         """`token_bytes` where logarithms of probabilities are wanted, `likeliest` of so many tokens beside the one that
-        was chosen; without `parallel` no more than one call of a tool is told."""
+        was chosen; without `parallel` no more than one call of a tool is told, and with `calls_only` nothing else."""
         super().__init__(head, prompt_tokens, len(parsers), with_usage)
         self._parsers = parsers
         self._token_bytes = token_bytes
         self._likeliest = likeliest
         self._parallel = parallel
+        self._calls_only = calls_only
         self._begun = [False] * len(parsers)
         self._called = [False] * len(parsers)
 
@@ -152,8 +154,9 @@ class ChatWriter(AnswerWriter):
         message: Json = {"role": "assistant", "content": delta.content, "refusal": None}
         if delta.reasoning:
             message["reasoning_content"] = delta.reasoning
-        if delta.tool_calls:
+        if delta.tool_calls or self._calls_only:
             message["content"] = delta.content or None
+        if delta.tool_calls:
             message["tool_calls"] = [_call(call) for call in delta.tool_calls]
         return {
             "index": index,
@@ -170,6 +173,8 @@ class ChatWriter(AnswerWriter):
         if not self._parallel:
             calls = tuple(call for call in delta.tool_calls if call.index == 0)
             delta = Delta(delta.content, delta.reasoning, calls)
+        if self._calls_only:  # what is around them is space, or the begin of a call that was not finished
+            delta = Delta(tool_calls=delta.tool_calls)
         if delta.tool_calls:
             self._called[piece.index] = True
         return delta

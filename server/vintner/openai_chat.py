@@ -97,7 +97,8 @@ class ChatQuestion:
         constraint = self.tools.constraint()
         sampling = self.asked.sampling(language, constraint)
         text = self.chat.prompt(language, self.tools.functions)
-        tokens = self.chat.encoding.tokens(language, text, sampling.max_new_tokens)
+        with blamed("messages"):
+            tokens = self.chat.encoding.tokens(language, text, sampling.max_new_tokens)
         writer = ChatWriter(
             self.manner.head(language),
             len(tokens),
@@ -105,6 +106,7 @@ class ChatQuestion:
             token_bytes=language.tokenizer.token_bytes if sampling.logprobs else None,
             likeliest=self.asked.logprobs or 0,
             parallel=self.tools.parallel,
+            calls_only=self.tools.mode == "required",
             with_usage=self.manner.usage,
         )
         return Work([tokens], sampling, self.asked.n, self.asked.stop, self.asked.include_stop), writer

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from vintner.errors import Unsupported
+from vintner.generation_limits import MOST_CHOICES
 from vintner.openai_answers import TextWriter
 from vintner.openai_chat import check_likeliest
 from vintner.openai_prompts import Encoding, read_encoding, read_prompts
 from vintner.openai_questions import Manner, ModelName, read_manner
-from vintner.openai_request import Parameters
+from vintner.openai_request import Parameters, bad, blamed
 from vintner.openai_sampling import NEUTRAL, SamplingAsked, read_sampling
 from vintner.prompts import Language, Work
 
@@ -37,11 +38,12 @@ class CompletionQuestion:
 
     def prepare(self, language: Language) -> tuple[Work, TextWriter]:
         sampling = self.asked.sampling(language)
-        to_come = sampling.max_new_tokens or language.default_tokens or DEFAULT_TOKENS
-        prompts = [self.encoding.tokens(language, prompt, to_come) for prompt in self.prompts]
+        with blamed("prompt"):
+            prompts = [self.encoding.tokens(language, prompt, sampling.max_new_tokens) for prompt in self.prompts]
         if not sampling.max_new_tokens:
             room = language.context_length - max(map(len, prompts))
-            sampling = replace(sampling, max_new_tokens=max(1, min(to_come, room)))
+            to_come = min(language.default_tokens or DEFAULT_TOKENS, room)
+            sampling = replace(sampling, max_new_tokens=to_come)
         writer = TextWriter(
             self.manner.head(language),
             sum(map(len, prompts)),
@@ -73,6 +75,8 @@ def read_completion(parameters: Parameters, name: ModelName, identity: str, crea
     if echo and logprobs is not None:
         raise Unsupported("echo and logprobs together are not supported: prompts have no logprobs here", "logprobs")
     asked = read_sampling(parameters, ("max_tokens",), logprobs, name.adapter)
+    if len(prompts) * asked.n > MOST_CHOICES:
+        raise bad("prompt", f"{MOST_CHOICES} choices of all prompts at most", len(prompts) * asked.n)
     encoding = read_encoding(parameters, special_tokens=True)
     parameters.finish(TEXT_NEUTRAL)
     return CompletionQuestion(manner, prompts, encoding, asked, echo)

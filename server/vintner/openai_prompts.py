@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from vintner.errors import ContextExceeded, InvalidArgument
+from vintner.generation_limits import check_length, check_prompt
 from vintner.openai_request import Parameters, bad
 from vintner.prompts import Language
 
@@ -27,13 +28,16 @@ class Encoding:
     keep: int = 0
 
     def tokens(self, language: Language, prompt: str | Sequence[int], to_come: int) -> Sequence[int]:
-        """Raises ContextExceeded for a text that is too long by far. `to_come` are tokens of the answer."""
+        """Raises InvalidArgument for a prompt that is none, or too long. `to_come` are tokens of the answer."""
         keep = max(1, language.context_length - max(1, to_come)) if self.keep == -1 else self.keep
-        if isinstance(prompt, str):
-            prompt = self._encoded(language, prompt, keep)
-        return prompt[-keep:] if keep else prompt
+        tokens = self.encoded(language, prompt, keep) if isinstance(prompt, str) else prompt
+        tokens = tokens[-keep:] if keep else tokens
+        check = check_length if isinstance(prompt, str) else check_prompt
+        check(language, tokens, to_come)
+        return tokens
 
-    def _encoded(self, language: Language, text: str, keep: int) -> Sequence[int]:
+    def encoded(self, language: Language, text: str, keep: int = 0) -> Sequence[int]:
+        """All tokens of a text that is not too long by far, or more than the last `keep`."""
         encode, most = language.tokenizer.encode, language.context_length
         longest = CHARACTERS * most
         if len(text) > longest:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from math import isfinite
 from typing import Any
 
-from vintner.errors import InvalidArgument, RequestError, Unsupported, nearest
+from vintner.errors import InvalidArgument, RequestError, Unsupported, close_to
 
 
 def bad(param: str, expected: str, given: object) -> InvalidArgument:
@@ -132,7 +132,7 @@ class Parameters:
         for name, value in self._left.items():
             path = self._path + name[:64]
             if name not in neutral:
-                hint = nearest(name, [*self._asked, *neutral])
+                hint = close_to(name, sorted({*self._asked, *neutral}))
                 raise InvalidArgument(f"unknown parameter '{path}'{hint}", path)
             if not any(type(value) is type(one) and value == one for one in neutral[name]):
                 raise Unsupported(f"parameter '{path}' is not supported: got {value!r:.100}", path)

@@ -12,13 +12,12 @@ from typing import Any, Final
 
 from vintner.errors import InvalidArgument, NotFound, Unsupported
 from vintner.generation import Constraint, Sampling
-from vintner.generation_limits import checked_sampling
+from vintner.generation_limits import MOST_CHOICES, checked_sampling
 from vintner.openai_constraints import read_constraint
 from vintner.openai_request import Parameters
 from vintner.prompts import Language
 from vintner.stop_strings import StopStrings
 
-MOST_CHOICES: Final = 128
 MOST_TOKENS: Final = 2**31 - 1
 SEEDS: Final = 2**63
 NUMBERS: Final = (

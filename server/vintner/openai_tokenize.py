@@ -54,7 +54,7 @@ class TokenizeQuestion:
     def answer(self, language: Language) -> bytes:
         """The JSON: tokens of one text, or lists of tokens; `count` is of all of them."""
         texts = [self._chat.prompt(language, self._functions)] if self._chat is not None else self._texts
-        tokens = [[int(token) for token in self._encoding.tokens(language, text, 0)] for text in texts]
+        tokens = [[int(token) for token in self._encoding.encoded(language, text)] for text in texts]
         document: dict[str, Any] = {
             "tokens": tokens if self._several else tokens[0],
             "count": sum(map(len, tokens)),
