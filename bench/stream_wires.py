@@ -115,8 +115,8 @@ END_STREAM, END_HEADERS, ACK = 1, 4, 1
 WIDE: Final = 2**31 - 1
 STREAM_PATH: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
 OK: Final = b"grpc-status\x010"
-"""In trailers as grpcio writes them the first time on a connection. Later it is a byte of at least `INDEXED`: a place in
-the table of what was written before, which is only ever this (RFC 7541, 6.1)."""
+"""In trailers as grpcio writes them the first time on a connection. Later it is a byte of at least `INDEXED`: a place
+in the table of what was written before, which is only ever this (RFC 7541, 6.1)."""
 INDEXED: Final = 0x80
 RESPONSE: Final = 0x12
 """How a ModelStreamInferResponse begins that has a response, and no error."""
