@@ -323,6 +323,8 @@ class Stepper:
         Alone it has all the room that there is."""
         if not self._running:
             return True
+        if sequence.crowded:
+            return False
         other = next(iter(self._running.values()))
         if not self._engine.mixes_adapters and sequence.sampling.adapters != other.sampling.adapters:
             return False
@@ -351,6 +353,7 @@ class Stepper:
     def _take(self, steps: Iterable[Progress]) -> None:
         now = self._clock()
         interval = len(self._running) / EVENTS_PER_SECOND
+        alone = len(self._running) == 1
         touched: dict[GenerationCall, None] = {}
         for progress in steps:
             sequence = self._running.get(progress.key)
@@ -358,7 +361,7 @@ class Stepper:
                 continue
             call, made = sequence.call, sequence.made
             if progress.end == "no_room":
-                self._make_room(sequence)
+                self._make_room(sequence, alone)
                 continue
             try:
                 sequence.feed(progress)
@@ -390,11 +393,13 @@ class Stepper:
 
     # -- when something fails --------------------------------------------------------------------------------
 
-    def _make_room(self, sequence: GeneratedSequence) -> None:
-        """Lets a sequence for which the cache had no room begin again when others have left; alone there is no hope."""
+    def _make_room(self, sequence: GeneratedSequence, alone: bool) -> None:
+        """Lets a sequence for which the cache had no room begin again when all others have left; if it was alone, there
+        is no hope."""
         self._leave(sequence.key)
-        if self._running:
+        if not alone:
             self._metrics.no_room += 1
+            sequence.crowded = True
             self._ready.appendleft(sequence)
             return
         cache = self._engine.cache

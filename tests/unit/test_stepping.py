@@ -342,12 +342,15 @@ def test_an_answer_begins_only_where_the_cache_has_room_for_it() -> None:
     world.end()
 
 
-def test_an_answer_for_which_the_cache_has_no_more_room_goes_on_when_others_have_left() -> None:
-    world = World(FakeEngine(blocks=200, block_tokens=4))
+@pytest.mark.parametrize("all_lose", [False, True])
+def test_an_answer_for_which_the_cache_has_no_more_room_goes_on_when_others_have_left(all_lose: bool) -> None:
+    world = World(FakeEngine(blocks=340, block_tokens=4))
+    world.engine.all_lose = all_lose
     prompts = ["".join(chr(97 + (i + k) % 26) for i in range(380)) for k in range(2)]
     clients = [world.ask(prompt) for prompt in prompts]
     world.run()
     assert [client.text() for client in clients] == [answer(prompt) for prompt in prompts]
+    assert world.metrics.no_room > 0
     world.end()
 
 
