@@ -21,7 +21,9 @@ _LENGTH = re.compile(rb"(?i)content-length: (\d+)")
 
 def post(path: str, body: bytes) -> bytes:
     """A request as it is sent."""
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 
