@@ -42,7 +42,7 @@ def here(text: str, server: RunningServer) -> str:
     return text.replace(".venv/bin/vintner", f"{sys.executable} -m vintner")
 
 
-PAGES = ("README.md", "docs/streaming.md", "docs/v1.md", "docs/rest.md", "docs/embeddings.md")
+PAGES = ("README.md", "docs/streaming.md", "docs/v1.md", "docs/rest.md", "docs/embeddings.md", "docs/openai.md")
 """Whose commands are for the repository that ships."""
 
 
@@ -106,8 +106,9 @@ def test_what_is_logged_is_what_the_docs_say(tmp_path: Path) -> None:
         assert line in logged.splitlines()
 
 
-def test_the_program_in_the_docs_of_grpc_prints_what_they_say(shipped: RunningServer) -> None:
-    program, output = (text for language, text in blocks("docs/grpc.md") if language in ("python", ""))
+@pytest.mark.parametrize("page", ["docs/grpc.md", "docs/openai.md"])
+def test_the_only_program_of_a_page_prints_what_it_says(shipped: RunningServer, page: str) -> None:
+    program, output = (text for language, text in blocks(page) if language in ("python", ""))
     run = subprocess.run([sys.executable, "-c", here(program, shipped)], capture_output=True, text=True, check=False)
     assert run.stdout == output, run.stderr
 
