@@ -54,8 +54,12 @@ class Events:
 
     def expect_first(self) -> None:
         """Waits for the first event, if it does not take long. Raises the error, if the request ends before."""
-        pieces = self._asked.next(PATIENT)
-        self._first = COMMENT if pieces is None else self._written(pieces)
+        try:
+            pieces = self._asked.next(PATIENT)
+        except Ended:
+            self._first = self._last()
+        else:
+            self._first = COMMENT if pieces is None else self._written(pieces)
 
     def __next__(self) -> bytes:
         first, self._first = self._first, None
