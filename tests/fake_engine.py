@@ -37,6 +37,7 @@ class FakeEngine:
     def __init__(self, most: int = 8, waves: bool = False, blocks: int = 0, block_tokens: int = 4, held: bool = True):
         self.max_sequences = most
         self.in_waves = waves
+        self.mixes_adapters = True
         self.steps = Semaphore(0)
         self.held = held
         self.cache = CacheUse(blocks=blocks, block_tokens=block_tokens)

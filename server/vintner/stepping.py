@@ -319,9 +319,15 @@ class Stepper:
         return self._ready.popleft()
 
     def _fits(self, sequence: GeneratedSequence) -> bool:
-        """Whether there is room in the cache for it beside the others. Alone it has all the room that there is."""
+        """Whether it can run beside the others: with their adapters, and in the room that they leave in the cache.
+        Alone it has all the room that there is."""
+        if not self._running:
+            return True
+        other = next(iter(self._running.values()))
+        if not self._engine.mixes_adapters and sequence.sampling.adapters != other.sampling.adapters:
+            return False
         cache = self._engine.cache
-        if not cache.blocks or not self._running:
+        if not cache.blocks:
             return True
         taken = sum(_blocks(other, cache.block_tokens) for other in self._running.values())
         return taken + _blocks(sequence, cache.block_tokens) <= cache.blocks

@@ -362,6 +362,17 @@ def test_alone_an_answer_that_finds_no_room_is_an_error() -> None:
     world.end()
 
 
+def test_answers_with_different_adapters_are_not_generated_together_where_they_cannot_be(world: World) -> None:
+    world.engine.mixes_adapters = False
+    kinds = [{"a": 1.0}, {}, {"a": 1.0}, {"a": 0.5}]
+    clients = [world.ask(f"{number}cba", sampling=Sampling(MANY, adapters=kind)) for number, kind in enumerate(kinds)]
+    together: list[set[str]] = []
+    world.engine.fail = lambda prompts: together.append({prompt[0] for prompt in prompts}) or ""
+    world.run()
+    assert [client.text() for client in clients] == [f"abc{number}" for number in range(4)]
+    assert all(len(numbers) == 1 for numbers in together)
+
+
 # -- failures ----------------------------------------------------------------------------------------------------
 
 
