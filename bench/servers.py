@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -92,6 +93,11 @@ def loads(server: Server) -> int:
     return _sum_samples(server.metrics, "vintner_model_loads_total")
 
 
+def generated(server: Server) -> int:
+    """Tokens that a Vintner has generated so far."""
+    return _sum_samples(server.metrics, r"vintner_generation_generated_tokens_total\{.*\}")
+
+
 @contextmanager
 def _vintner(program: Sequence[str], site: Site, repository: Path, name: str, *flags: str) -> Iterator[Server]:
     ports = [f"--{kind}-port=0" for kind in ("http", "grpc", "metrics")]
@@ -164,6 +170,20 @@ def bare_embeddings(
             return float(process.wait_for(rf"ran {texts} in (\S+)\n", timeout=300)[1])
 
         yield process, seconds
+
+
+@contextmanager
+def bare_genai(site: Site, model: Path) -> Iterator[tuple[Process, Callable[[str], Any]]]:
+    """A language model's runtime alone, and a function that has it answer what the line says, and returns the times."""
+    command = [sys.executable, "-m", "bench.bare_genai", str(model)]
+    with Process(command, site.cores, site.log("bare-genai"), KEEP_FREED_BUFFERS, ROOT) as process:
+        process.wait_for(r"ready\n")
+
+        def answered(line: str) -> Any:
+            process.say(line)
+            return json.loads(process.wait_for(r"ran (\{.*\})\n", timeout=300)[1])
+
+        yield process, answered
 
 
 @contextmanager

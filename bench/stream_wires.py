@@ -122,7 +122,7 @@ RESPONSE: Final = 0x12
 """How a ModelStreamInferResponse begins that has a response, and no error."""
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
@@ -159,8 +159,8 @@ class GrpcWire:
 
     greeting: Final = (
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-        + _frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, WIDE))
-        + _frame(WINDOW, 0, 0, struct.pack(">I", WIDE - 65_535))
+        + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, WIDE))
+        + frame(WINDOW, 0, 0, struct.pack(">I", WIDE - 65_535))
     )
 
     def __init__(self, model: str) -> None:
@@ -176,8 +176,8 @@ class GrpcWire:
         self._numbers[self._stream] = number
         message = stream_request(self._model, asked)
         data = struct.pack(">BI", 0, len(message)) + message
-        begin = _frame(HEADERS, END_HEADERS, self._stream, self._headers)
-        return begin + _frame(DATA, END_STREAM, self._stream, data)
+        begin = frame(HEADERS, END_HEADERS, self._stream, self._headers)
+        return begin + frame(DATA, END_STREAM, self._stream, data)
 
     def feed(self, data: bytes) -> Iterator[Event]:
         data = self._rest + data
@@ -199,9 +199,9 @@ class GrpcWire:
                     raise BadAnswer(payload.decode(errors="replace"))
                 yield self._numbers.pop(stream), "end"
             elif kind == SETTINGS and not flags & ACK:
-                self._reply += _frame(SETTINGS, ACK, 0)
+                self._reply += frame(SETTINGS, ACK, 0)
             elif kind == PING and not flags & ACK:
-                self._reply += _frame(PING, ACK, 0, payload)
+                self._reply += frame(PING, ACK, 0, payload)
             elif kind in (RESET, GOAWAY):
                 raise BadAnswer(f"the connection got a frame of kind {kind}: {payload!r}")
         self._rest = data[at:]

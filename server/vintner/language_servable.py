@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from vintner.cores import available_cores
 from vintner.errors import InvalidArgument, LoadError
 from vintner.generation import LanguageModel, Sampling
 from vintner.generation_call import GenerationCall
@@ -81,6 +82,7 @@ class LanguageServable(Servable):
             alarms=(threads or Threads()).alarms,
             timeout=config.execution_timeout_seconds,
             name=self.title,
+            cores=available_cores(),
             closed=model.close,
         )
 
