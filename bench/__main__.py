@@ -19,6 +19,7 @@ from bench.measure import Comparison
 from bench.plan import Plan
 from bench.rows import ROWS
 from bench.servers import ROOT, Site
+from bench.streaming import StreamPoint
 
 BUILD = ROOT / "build"
 
@@ -27,7 +28,7 @@ def main() -> int:
     options = _parse(sys.argv[1:])
     signal.signal(signal.SIGTERM, _leave)  # as an exception, so that every server is stopped on the way out
     plan = _plan(options.quick)
-    results: list[Comparison | Point] = []
+    results: list[Comparison | Point | StreamPoint] = []
     failures: dict[str, str] = {}
     for name in options.row or ROWS:
         print(f"{name} …", file=sys.stderr, flush=True)
@@ -37,12 +38,15 @@ def main() -> int:
             failures[name] = f"{type(error).__name__}: {error}"
     comparisons = [one for one in results if isinstance(one, Comparison)]
     points = [one for one in results if isinstance(one, Point)]
+    streams = [one for one in results if isinstance(one, StreamPoint)]
     print(report.table(comparisons))
     if points:
         print(f"\n{report.points_table(points)}")
+    if streams:
+        print(f"\n{report.streams_table(streams)}")
     for name, reason in failures.items():
         print(f"{name} was not measured: {reason}")
-    report.write_json(BUILD / "bench.json", comparisons, points, failures, quick=options.quick)
+    report.write_json(BUILD / "bench.json", comparisons, points, failures, quick=options.quick, streams=streams)
     return 1 if failures else 0
 
 

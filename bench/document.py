@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.report import number
+from bench.report import STREAM_HEADINGS, number, stream_cells
+from bench.streaming import StreamPoint
 
 BEGIN, END = "<!-- begin: figures of a run -->", "<!-- end: figures of a run -->"
 
@@ -32,6 +33,11 @@ def figures(run: Mapping[str, Any]) -> str:
     for row in dict.fromkeys(point["row"] for point in run["points"]):
         points = [point for point in run["points"] if point["row"] == row]
         parts += [f"### `{row}`", _table(_POINT_HEADINGS, map(_point_cells, points))]
+    if streams := run.get("streams"):
+        parts += [
+            "### Streams of tokens",
+            _table(STREAM_HEADINGS, (stream_cells(StreamPoint(**one)) for one in streams)),
+        ]
     for name, reason in run["failures"].items():
         parts.append(f"`{name}` was not measured: {reason}")
     return "\n\n".join(parts) + "\n"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.curves import Point
 from bench.measure import Comparison, Sample
+from bench.streaming import StreamPoint
 
 _HEADINGS = (
     *("row", "what", "median", "busy", "against", "median", "busy"),
@@ -23,6 +24,20 @@ _HEADINGS = (
 
 
 _POINT_HEADINGS = ("row", "load", "server", "sent/s", "served/s", "mean", "p50", "p95", "p99", "rows", "refused")
+STREAM_HEADINGS = (
+    "row",
+    "streams",
+    "over",
+    "tokens/s",
+    "TTFT p50",
+    "p99",
+    "later",
+    "TPOT p50",
+    "p99",
+    "tokens a piece",
+)
+LATEST = 10.0
+"""Milliseconds by which a first token may come later than the bare runtime's, at p50."""
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
@@ -35,6 +50,27 @@ def points_table(points: Sequence[Point]) -> str:
     return _columns([_POINT_HEADINGS, *map(_point_cells, points)])
 
 
+def streams_table(points: Sequence[StreamPoint]) -> str:
+    """One line for each way to ask a language model; times in ms."""
+    return _columns([(*STREAM_HEADINGS, ""), *((*stream_cells(one), _late(one)) for one in points)])
+
+
+def stream_cells(point: StreamPoint) -> tuple[str, ...]:
+    times = (point.first_p50, point.first_p99, point.later, point.per_token_p50, point.per_token_p99)
+    return (
+        point.row,
+        str(point.streams),
+        point.way,
+        number(point.tokens),
+        *(number(value) for value in times),
+        f"{point.tokens_a_piece:.1f}" if point.tokens_a_piece else "",
+    )
+
+
+def _late(point: StreamPoint) -> str:
+    return "MISSED" if point.later > LATEST else ""
+
+
 def _columns(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -43,7 +79,13 @@ def _columns(lines: Sequence[Sequence[str]]) -> str:
 
 
 def write_json(
-    file: Path, comparisons: Sequence[Comparison], points: Sequence[Point], failures: Mapping[str, str], *, quick: bool
+    file: Path,
+    comparisons: Sequence[Comparison],
+    points: Sequence[Point],
+    failures: Mapping[str, str],
+    *,
+    quick: bool,
+    streams: Sequence[StreamPoint] = (),
 ) -> None:
     """All samples, so that nothing has to be read off the table; `failures` are rows that could not be measured."""
     document = {
@@ -58,6 +100,7 @@ def write_json(
         },
         "rows": [_document(one) for one in comparisons],
         "points": [asdict(one) for one in points],
+        "streams": [asdict(one) for one in streams],
         "failures": failures,
     }
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import tritonclient.grpc as triton
 
-from bench import load_rows, messages, model_life_rows, models, servers
+from bench import embedding_rows, language_rows, load_rows, messages, model_life_rows, models, servers
 from bench.curves import Point
 from bench.load import Load, fetch, median_call
 from bench.measure import (
@@ -30,6 +30,7 @@ from bench.measure import (
 from bench.messages import Message
 from bench.plan import Plan
 from bench.servers import Server
+from bench.streaming import StreamPoint
 
 IN_FLIGHT: Final = 32
 PUBLIC_GRPC: Final = "--grpc-fast-path=off"
@@ -178,7 +179,7 @@ def mlserver(plan: Plan) -> Iterator[Comparison]:
         yield Comparison("mlserver", name, "MLServer", "1/s", *samples, Target(Limit.AT_LEAST, 5.0))
 
 
-ROWS: Final[Mapping[str, Callable[[Plan], Iterator[Comparison | Point]]]] = {
+ROWS: Final[Mapping[str, Callable[[Plan], Iterator[Comparison | Point | StreamPoint]]]] = {
     "resnet50": resnet50,
     "mlp-grpc": mlp_grpc,
     "mlp-latency": mlp_latency,
@@ -192,7 +193,12 @@ ROWS: Final[Mapping[str, Callable[[Plan], Iterator[Comparison | Point]]]] = {
     "mixed-shapes": load_rows.mixed_shapes,
     "neighbours": load_rows.neighbours,
     "hot-path": load_rows.hot_path,
+    "embeddings": embedding_rows.embeddings,
     "model-life": model_life_rows.model_life,
+    "tokens-tiny": language_rows.tiny,
+    "tokens-90m": language_rows.larger,
+    "tokens-unpinned": language_rows.unpinned,
+    "tokens-many": language_rows.many,
 }
 
 

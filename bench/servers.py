@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -92,6 +93,11 @@ def loads(server: Server) -> int:
     return _sum_samples(server.metrics, "vintner_model_loads_total")
 
 
+def generated(server: Server) -> int:
+    """Tokens that a Vintner has generated so far."""
+    return _sum_samples(server.metrics, r"vintner_generation_generated_tokens_total\{.*\}")
+
+
 @contextmanager
 def _vintner(program: Sequence[str], site: Site, repository: Path, name: str, *flags: str) -> Iterator[Server]:
     ports = [f"--{kind}-port=0" for kind in ("http", "grpc", "metrics")]
@@ -148,6 +154,36 @@ def bare_openvino(site: Site, model: Path) -> Iterator[tuple[Process, Callable[[
             return float(process.wait_for(rf"ran {runs} in (\S+)\n", timeout=300)[1])
 
         yield process, seconds
+
+
+@contextmanager
+def bare_embeddings(
+    site: Site, model: Path, texts: Path, batch: int
+) -> Iterator[tuple[Process, Callable[[int], float]]]:
+    """OpenVINO GenAI's pipeline alone, and a function that embeds so many texts and returns the seconds it took."""
+    command = [sys.executable, "-m", "bench.bare_embeddings", str(model), str(texts), str(batch)]
+    with Process(command, site.cores, site.log("bare-embeddings"), directory=ROOT) as process:
+        process.wait_for(r"ready\n")
+
+        def seconds(texts: int) -> float:
+            process.say(str(texts))
+            return float(process.wait_for(rf"ran {texts} in (\S+)\n", timeout=300)[1])
+
+        yield process, seconds
+
+
+@contextmanager
+def bare_genai(site: Site, model: Path) -> Iterator[tuple[Process, Callable[[str], Any]]]:
+    """A language model's runtime alone, and a function that has it answer what the line says, and returns the times."""
+    command = [sys.executable, "-m", "bench.bare_genai", str(model)]
+    with Process(command, site.cores, site.log("bare-genai"), KEEP_FREED_BUFFERS, ROOT) as process:
+        process.wait_for(r"ready\n")
+
+        def answered(line: str) -> Any:
+            process.say(line)
+            return json.loads(process.wait_for(r"ran (\{.*\})\n", timeout=300)[1])
+
+        yield process, answered
 
 
 @contextmanager

@@ -97,6 +97,8 @@ def fields(visit: Visit, status: str | int, code: str, sent: int | None, now: fl
     if timing is not None and timing.requests:
         told["queue_seconds"] = round(timing.queue, 6)
         told["compute_seconds"] = round(timing.stages[1], 6)
+        if timing.prompt_tokens:
+            told["prompt_tokens"], told["generated_tokens"] = timing.prompt_tokens, timing.generated_tokens
     return {name: value for name, value in told.items() if value not in ("", None)}
 
 

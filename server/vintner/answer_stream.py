@@ -26,7 +26,7 @@ class AnswerStream:
     def submit(self, service: Service, request: Request, protocol: str) -> None:
         """Begins. No model is run in this thread, which has to send what comes."""
         request.cancellation = self._cancellation
-        request.on_response = self._respond
+        request.on_response, request.stream = self._respond, self
         turn = service.submit(request, protocol, self._end)
         if turn is not None:
             turn.pass_on()
@@ -37,6 +37,13 @@ class AnswerStream:
         else:
             self._outbox.put(Cancelled(f"no response was taken for {PATIENCE:g} s"))
             self._cancellation.cancel()
+
+    def has_room(self) -> bool:
+        return self._outbox.has_room()
+
+    def put(self, response: Response) -> None:
+        """As `_respond`, without waiting."""
+        self._outbox.put(response)
 
     def _end(self, result: Response | Exception) -> None:
         if isinstance(result, Exception):

@@ -37,6 +37,7 @@ from vintner.shared_memory import Regions
 from vintner.tracking import Repository
 from vintner.triton_metrics import TritonMetrics
 from vintner.uploads import Uploads
+from vintner.vllm_metrics import VllmMetrics
 from vintner.watching import Watcher
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class _Server:
             resources=_by_name(config.rate_limit_resource),
             admission=Admission(config.model_control == "explicit", _chosen(config.load_model)),
             memory_budget=config.model_memory_budget,
-            dialects=[TritonMetrics(Host()), *([OvmsMetrics()] if config.ovms_metrics else [])],
+            dialects=[TritonMetrics(Host()), VllmMetrics(), *([OvmsMetrics()] if config.ovms_metrics else [])],
         )
         self._watcher = Watcher(repository, self._manager.aspire, poll_seconds=config.repository_poll_seconds)
         self._service = Service(

@@ -15,16 +15,18 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vintner.errors import ConfigError, nearest
+from vintner.generation import EngineSpec, LanguageModel
 from vintner.types import Array, Parameter, TensorSpec
 
 logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "vintner.backends"
-PREFERRED = "openvino"
-"""Asked first for a model whose configuration names no backend."""
+PREFERRED = ("openvino_genai", "onnxruntime_genai", "openvino")
+"""Asked first, in this order, for a model whose configuration names no backend: those of language models look for more
+than a file that the others would take too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class LoadSpec:
     """Where compiled models may be kept between starts. Never beside the model."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The model configuration's `backend_options`; unknown ones are errors of the backend's."""
+    engine: EngineSpec = field(default_factory=EngineSpec)
+    """Of a language model."""
 
 
 class Instance(Protocol):
@@ -153,6 +157,19 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class LanguageBackend(Backend, Protocol):
+    """An adapter to a runtime that has language models, too."""
+
+    def generates(self, path: Path) -> bool:
+        """Whether what `find` returned is a language model, which `load` would not load."""
+        ...
+
+    def load_language_model(self, spec: LoadSpec) -> LanguageModel:
+        """As `load`."""
+        ...
+
+
 def close_anyway(close: Callable[[], None], name: str) -> None:
     """Closes what nobody needs any more. That it cannot be closed holds nothing up, and hides no other error."""
     try:
@@ -174,8 +191,9 @@ class Backends:
 
     @property
     def names(self) -> Sequence[str]:
-        """The preferred backend first, the others by name."""
-        return sorted({*self._points, *self._made}, key=lambda name: (name != PREFERRED, name))
+        """The preferred backends first, the others by name."""
+        names = {*self._points, *self._made}
+        return [*(name for name in PREFERRED if name in names), *sorted(names.difference(PREFERRED))]
 
     def get(self, name: str) -> Backend:
         """Raises ConfigError for a name that is not installed, or a backend that cannot be imported."""

@@ -17,7 +17,7 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from vintner.model_metrics import Histogram
+from vintner.histograms import Histogram
 from vintner.types import Array, Tensor, bf16_to_fp32
 
 Mismatch = Literal["missing", "datatype", "shape", "not_finite"]

@@ -3,6 +3,7 @@
     VintnerError
       RequestError             the client must change the request or its credentials
         InvalidArgument          INVALID_ARGUMENT
+          ContextExceeded
         NotFound                 NOT_FOUND
         AlreadyExists            ALREADY_EXISTS
         TooLarge                 RESOURCE_EXHAUSTED
@@ -42,14 +43,22 @@ class VintnerError(Exception):
 
 
 class RequestError(VintnerError):
-    """The client must change something before it tries again."""
+    """The client must change something before it tries again: `param`, where that can be said."""
 
     code = "INVALID_ARGUMENT"
     outcome = "invalid_argument"
 
+    def __init__(self, message: str = "", param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
 
 class InvalidArgument(RequestError):
     """Malformed request, or one that contradicts the model."""
+
+
+class ContextExceeded(InvalidArgument):
+    """The prompt, with what is to be generated, is longer than the model's context."""
 
 
 class NotFound(RequestError):
@@ -177,7 +186,13 @@ def outcome_of(error: Exception) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a message about an unknown name: `; did you mean 'x'?`, or the list of what there is."""
     choices = sorted(known)
-    close = get_close_matches(name[:64], choices, n=1, cutoff=0.6)  # its cost grows with the name, which may be hostile
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    guess = close_to(name, choices)
+    if guess:
+        return guess
     return f"; expected one of: {', '.join(choices)}" if choices else ""
+
+
+def close_to(name: str, known: Iterable[str]) -> str:
+    """The first of these hints, or nothing: for where there is too much to be listed."""
+    close = get_close_matches(name[:64], known, n=1, cutoff=0.6)  # its cost grows with the name, which may be hostile
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -55,6 +55,14 @@ class _Asked:
     last: _Message | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Direct:
+    """The way of responses that does not wait."""
+
+    has_room: Callable[[], bool]
+    put: Callable[[Response], None]
+
+
 class InferStream:
     """One call. Threads: one that reads, one that iterates `messages`, and the models', which answer."""
 
@@ -155,6 +163,7 @@ class InferStream:
         request.deadline = self._deadline
         request.cancellation = asked.cancellation
         request.on_response = lambda response: self._respond(asked, response)
+        request.stream = _Direct(self._outbox.has_room, lambda response: self._put(asked, response))
         turn = self._service.submit(request, "grpc", lambda result: self._end(asked, result))
         if turn is None:
             return
@@ -184,6 +193,9 @@ class InferStream:
             self._end(asked, Cancelled(f"no response was taken for {PATIENCE:g} s"))
             asked.cancellation.cancel()
             return
+        self._put(asked, response)
+
+    def _put(self, asked: _Asked, response: Response) -> None:
         message = _Message(codec.encode_stream_response(response, final=False))
         with self._lock:
             if asked in self._asked:

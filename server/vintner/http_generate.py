@@ -33,10 +33,11 @@ COMMENT: Final = b": still here\n\n"
 class Generate:
     """One method for each operation."""
 
-    def __init__(self, service: Service, bodies: Bodies) -> None:
+    def __init__(self, service: Service, bodies: Bodies, places: Semaphore) -> None:
+        """`places` are those for streams, which others may share."""
         self._service = service
         self._bodies = bodies
-        self._places = Semaphore(MOST_STREAMS)
+        self._places = places
 
     @property
     def routes(self) -> Sequence[Route]:

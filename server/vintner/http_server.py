@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 from vintner import http_codec as codec
 from vintner.errors import NotFound, RequestError, Unavailable, VintnerError
 from vintner.http_body import SMALLEST_COMPRESSED, ReplyCoding, accepted_coding, compress
-from vintner.http_transport import Answer, Environ, Respond, StreamedAnswer
+from vintner.http_transport import Answer, Environ, Headers, Respond, StreamedAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -59,19 +59,24 @@ Method = Callable[..., Answer | Begin | StreamedAnswer]
 """Is given the environment, and the groups of its route's pattern by name."""
 
 
+Refuse = Callable[[Exception], Answer]
+"""Makes an answer of an error."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path and what answers it, by HTTP method."""
+    """A path and what answers it, by HTTP method. `refuse` is None where errors look as everywhere."""
 
     pattern: re.Pattern[str]
     methods: Mapping[str, Method]
+    refuse: Refuse | None = None
 
 
-def route(pattern: str, **methods: Method) -> Route:
+def route(pattern: str, refuse: Refuse | None = None, /, **methods: Method) -> Route:
     """`route("/v2", GET=answer)`. What answers GET answers HEAD too, and bears a slash at the end of its path."""
     if "GET" in methods:
-        return Route(re.compile(f"(?:{pattern})/?"), methods | {"HEAD": methods["GET"]})
-    return Route(re.compile(pattern), methods)
+        return Route(re.compile(f"(?:{pattern})/?"), methods | {"HEAD": methods["GET"]}, refuse)
+    return Route(re.compile(pattern), methods, refuse)
 
 
 class HttpFrontEnd:
@@ -82,8 +87,11 @@ class HttpFrontEnd:
 
     def __call__(self, environ: Environ, respond: Respond) -> Answer | StreamedAnswer | None:
         """The answer, or None if it goes by way of `respond`. Never raises."""
+        refuse: Refuse = error_answer
         try:
-            answer = self._answer(environ)
+            route, groups = self._found(environ)
+            refuse = route.refuse or refuse
+            answer = _answer(route, environ, groups)
             if isinstance(answer, StreamedAnswer):
                 return answer
             accepted = accepted_coding(environ.get("HTTP_ACCEPT_ENCODING"))
@@ -92,20 +100,24 @@ class HttpFrontEnd:
             answer(lambda late: respond(*_compressed(late, accepted)))
             return None
         except Exception as exc:
-            return error_answer(exc)
+            return refuse(exc)
 
-    def _answer(self, environ: Environ) -> Answer | Begin | StreamedAnswer:
+    def _found(self, environ: Environ) -> tuple[Route, Mapping[str, str]]:
         path: str = environ["PATH_INFO"]
         if not path.isascii():  # PEP 3333 has the bytes of the path as Latin-1
             path = path.encode("latin-1").decode("utf-8", "replace")
         for route in self._routes:
             match = route.pattern.fullmatch(path)
             if match:
-                answer = route.methods.get(environ["REQUEST_METHOD"])
-                if answer is None:
-                    raise MethodNotAllowed(", ".join(route.methods))
-                return answer(environ, **match.groupdict(default=""))
+                return route, match.groupdict(default="")
         raise NotFound("Not Found")
+
+
+def _answer(route: Route, environ: Environ, groups: Mapping[str, str]) -> Answer | Begin | StreamedAnswer:
+    answer = route.methods.get(environ["REQUEST_METHOD"])
+    if answer is None:
+        raise MethodNotAllowed(", ".join(route.methods))
+    return answer(environ, **groups)
 
 
 def _compressed(answer: Answer, accepted: ReplyCoding | None) -> Answer:
@@ -128,11 +140,15 @@ def error_text(error: Exception) -> str:
 
 def error_answer(error: Exception) -> Answer:
     """The status of the error table, and when to try again if that can help."""
-    text = codec.encode_error(error_text(error))
+    status, headers = error_head(error)
+    return status, headers, codec.encode_error(error_text(error))
+
+
+def error_head(error: Exception) -> tuple[int, Headers]:
+    """What `error_answer` begins with."""
     if not isinstance(error, VintnerError):
-        return 500, (JSON,), text
+        return 500, (JSON,)
     headers = [JSON, *getattr(error, "headers", ())]
     if isinstance(error, Unavailable):
         headers.append(("Retry-After", str(error.retry_after)))
-    status = getattr(error, "status", None) or STATUS[error.code]
-    return status, headers, text
+    return getattr(error, "status", None) or STATUS[error.code], headers

@@ -85,9 +85,11 @@ class Inferences:
                 check_stateless(request.model_name, request.parameters)
             if request.classes:
                 check_classes(request.classes, servable.outputs)
+            if request.asked is not None and servable.language is None:
+                raise InvalidArgument(f"model '{request.model_name}' does not generate text", "model")
             if request.untyped is not None:
                 untyped, request.untyped = request.untyped, None
-                untyped.fill(request, servable.inputs)
+                untyped.fill(request, [*servable.inputs, *servable.optional_inputs])
             return servable.submit(request, settle)
         except Exception as exc:
             settle(exc)

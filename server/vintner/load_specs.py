@@ -13,8 +13,17 @@ from vintner.backend import Backends, LoadSpec
 from vintner.core_shares import uses_cpu
 from vintner.cores import parse_cores
 from vintner.errors import ConfigError
+from vintner.generation import EngineSpec
 from vintner.model_config import ModelConfig
 from vintner.model_source import ModelSource
+
+MOST_SEQUENCES = 256
+"""That a language model generates at the same time, where the configuration does not say."""
+
+
+BATCHED_TOKENS = {"latency": 256, "throughput": 1024}
+"""The same of tokens in one step, by hint: with more, long prompts are through sooner, and hold up the answers of
+others for longer."""
 
 
 def find_model(source: ModelSource, version: int, backends: Backends) -> tuple[str, Path]:
@@ -82,6 +91,22 @@ def _load_spec(
         shapes={name: tensor.shape for name, tensor in config.inputs.items() if tensor.shape is not None},
         cache_dir=cache_dir,
         options=config.backend_options,
+        engine=_engine_spec(config, path.parent if path.is_file() else path),
+    )
+
+
+def _engine_spec(config: ModelConfig, directory: Path) -> EngineSpec:
+    given = config.generation
+    return EngineSpec(
+        max_sequences=given.max_num_seqs or MOST_SEQUENCES,
+        max_batched_tokens=given.max_num_batched_tokens or BATCHED_TOKENS[config.performance_hint],
+        cache_bytes=given.kv_cache_size,
+        prefix_caching=given.prefix_caching,
+        draft_model=directory / given.draft_model if given.draft_model else None,
+        draft_device=given.draft_device or config.device,
+        assistant_tokens=given.num_assistant_tokens or (5 if given.draft_model or given.max_ngram_size else 0),
+        ngram=given.max_ngram_size or 0,
+        adapters={name: directory / file for name, file in given.adapters.items()},
     )
 
 

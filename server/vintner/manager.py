@@ -346,6 +346,12 @@ class Manager:
             model = self._models.get(name)
             return model.source.config.queue if model is not None and model.source is not None else QueueConfig()
 
+    def row_limit(self, name: str) -> int | None:
+        """Rows above which requests to a model are refused, where its configuration says so."""
+        with self._lock:
+            model = self._models.get(name)
+            return model.source.config.batching.row_limit if model is not None and model.source is not None else None
+
     def lease(self, name: str, version: str = "", request_id: str | None = None) -> Servable:
         """A ready version, held loaded until its `release`; "" asks for the default, the highest ready one.
 

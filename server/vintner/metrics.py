@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from threading import Lock
 from typing import Final, Protocol
 
-from vintner import __version__
+from vintner import __version__, generation_families
 from vintner.exposition import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -24,7 +24,8 @@ from vintner.exposition import (
     exposition,
     label_pairs,
 )
-from vintner.model_metrics import PROTOCOLS, Histogram, ModelMetrics, RequestMetrics
+from vintner.histograms import Histogram
+from vintner.model_metrics import PROTOCOLS, ModelMetrics, RequestMetrics
 
 SLICE: Final = 0.001
 """Seconds for which a scrape keeps the interpreter to itself."""
@@ -118,6 +119,7 @@ class Registry:
         yield from self._requests(models)
         yield from self._executions(models)
         yield from self._cache(models)
+        yield from generation_families.families(models)
         yield from self._gauges(models)
         yield from self._instances(models)
         yield from self._parked()

@@ -359,6 +359,34 @@ class RateLimiterConfig(Section):
         return self
 
 
+class GenerationConfig(Section):
+    """What is special to language models. Sizes are in bytes, files lie in the version's directory. Tokens are guessed
+    ahead, `num_assistant_tokens` of them, by a `draft_model` or, with `max_ngram_size`, from the prompt."""
+
+    max_num_seqs: Count | None = None
+    max_num_batched_tokens: Count | None = None
+    kv_cache_size: Annotated[int | None, BeforeValidator(_size)] = None
+    prefix_caching: StrictBool = True
+    max_model_length: Count | None = None
+    default_max_tokens: Count | None = None
+    draft_model: Name | None = None
+    draft_device: Name | None = None
+    num_assistant_tokens: Count | None = None
+    max_ngram_size: Count | None = None
+    adapters: Mapping[Name, Name] = {}
+    chat_template: Annotated[Name, AfterValidator(_filename)] | None = None
+    tool_parser: Name = "auto"
+    reasoning_parser: Name = "auto"
+
+    @model_validator(mode="after")
+    def _one_who_guesses(self) -> GenerationConfig:
+        if self.draft_model and self.max_ngram_size:
+            raise ValueError("draft_model and max_ngram_size: expected one of the two, got both")
+        if self.num_assistant_tokens and not (self.draft_model or self.max_ngram_size):
+            raise ValueError("num_assistant_tokens: expected draft_model or max_ngram_size beside it")
+        return self
+
+
 class PoolConfig(Section):
     """Instances on one device. What is left out is as the model's own key of that name says; `hint` is its
     `performance_hint`."""
@@ -451,6 +479,7 @@ class ModelConfig(Section):
     warmup: Annotated[tuple[WarmupConfig, ...], BeforeValidator(_warmup)] = ()
     version_policy: Annotated[VersionPolicy, BeforeValidator(_version_policy)] = VersionPolicy()
     decoupled: StrictBool = False
+    generation: GenerationConfig = GenerationConfig()
     version_labels: Mapping[Label, Count] = {}
     resource_preserving: StrictBool = False
     load: Literal["at_start", "on_demand"] = "at_start"

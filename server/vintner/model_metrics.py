@@ -9,16 +9,15 @@ Invariant: no count ever goes down.
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import accumulate
 from threading import Lock
 from typing import Final, Literal, get_args
 
 from vintner.batching import Reason
-from vintner.exposition import HistogramMetricFamily, label_pairs
+from vintner.exposition import label_pairs
+from vintner.generation_metrics import GenerationMetrics
+from vintner.histograms import Histogram
 from vintner.response_metrics import ResponseMetrics
 
 PROTOCOLS: Final = ("grpc", "rest")
@@ -45,39 +44,6 @@ OUTCOMES: Final = (
     "ok", "invalid_argument", "not_found", "too_large", "unsupported", "queue_full", "queue_timeout", "unavailable",
     "not_ready", "stopping", "deadline_exceeded", "cancelled", "backend", "internal",
 )  # fmt: skip
-
-
-@cache
-def _bound_names(bounds: tuple[float, ...]) -> tuple[str, ...]:
-    """As Prometheus writes them."""
-    return (*map(repr, bounds), "+Inf")
-
-
-class Histogram:
-    """Counts per bucket, and the sum. Not synchronised: its owner's lock guards it.
-
-    `names` are the bounds as they are shown.
-    """
-
-    __slots__ = ("_bounds", "counts", "names", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self.names = _bound_names(tuple(bounds))
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.total += value
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """Prometheus's buckets: (upper bound, observations at or below it), the last one `+Inf`."""
-        return list(zip(self.names, map(float, accumulate(self.counts)), strict=True))
-
-    def add_to(self, family: HistogramMetricFamily, pairs: str, scale: float = 1.0) -> None:
-        """Adds it to a family, with labels that `label_pairs` has written; `scale` is what the sum is shown by."""
-        family.add_counts(pairs, self.names, accumulate(self.counts), self.total * scale)
 
 
 class Stages:
@@ -230,6 +196,8 @@ class ModelMetrics:
         self.cache = CacheMetrics()
         self.responses = ResponseMetrics()
         """Of a decoupled model."""
+        self.generation: GenerationMetrics | None = None
+        """Of a language model."""
         self.requests: Mapping[str, RequestMetrics] = {protocol: RequestMetrics() for protocol in PROTOCOLS}
 
     def tag(self, tags: Mapping[str, str]) -> None:

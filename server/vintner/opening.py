@@ -10,10 +10,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from vintner.backend import Backend, Backends, LoadedModel, LoadSpec, close_anyway
+from vintner.backend import Backend, Backends, LanguageBackend, LoadedModel, LoadSpec, close_anyway
 from vintner.decoupled import is_decoupled, loader
 from vintner.errors import LoadError
 from vintner.labels import read_labels
+from vintner.language_opening import open_language_model
 from vintner.load_specs import find_model, load_specs
 from vintner.manifest import check_manifest
 from vintner.model_shapes import open_model
@@ -23,6 +24,7 @@ from vintner.pools import Pool
 from vintner.rate_limiter import Claim
 from vintner.response_cache import ResponseCache
 from vintner.servable import Servable
+from vintner.tensor_servable import TensorServable
 from vintner.turns import Threads
 from vintner.warmup import DIRECTORY, warm_up
 
@@ -45,17 +47,20 @@ def open_servable(
     check_manifest(source.versions[version])
     source = replace(source, config=with_names(source.config, source.versions[version]))
     labels = read_labels(source.config, source.root)
+    adapter = backends.get(backend)
+    if isinstance(adapter, LanguageBackend) and adapter.generates(path):
+        return open_language_model(source, version, adapter, path, backend, cores, cache_dir, threads)
     models: list[LoadedModel] = []
     try:
         pools: list[Pool] = []
         misfits: set[str] = set()
         for spec in load_specs(source, version, path, cores, cache_dir):
-            load = partial(_open, backends.get(backend), spec, source, misfits.add)
+            load = partial(_open, adapter, spec, source, misfits.add)
             model = load()
             models.append(model)
             _check_alike(models[0], model, spec.device)
             pools.append(Pool(model.instances, spec.device, model.close, load, lasting=is_decoupled(model)))
-        servable = Servable(
+        servable = TensorServable(
             source.name, version, models[0], source.config, threads, backend, pools, cache, claim, labels
         )
         for misfit in sorted(misfits):

@@ -39,14 +39,18 @@ class Outbox(Generic[Item]):
         if not self.closed:
             self._items.put(item)
 
+    def has_room(self) -> bool:
+        """Whether little is waiting."""
+        return self._items.qsize() < self._most
+
     def wait_for_room(self) -> bool:
         """Blocks while much is waiting. False if the client takes nothing at all, or the outbox is closed."""
-        if self._items.qsize() < self._most:
+        if self.has_room():
             return not self.closed
         with self._room:
             self._waiting += 1  # before it is looked again: who takes looks in the other order
             try:
-                while self._items.qsize() >= self._most and not self.closed:
+                while not self.has_room() and not self.closed:
                     taken = self._taken
                     if not self._room.wait(self._patience) and taken == self._taken:
                         return False

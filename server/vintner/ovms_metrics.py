@@ -19,8 +19,9 @@ from vintner.exposition import (
     NamedCounterMetricFamily,
     label_pairs,
 )
+from vintner.histograms import Histogram
 from vintner.metrics import unhurried
-from vintner.model_metrics import PROTOCOLS, SECONDS, Histogram, ModelMetrics, Question, RequestMetrics
+from vintner.model_metrics import PROTOCOLS, SECONDS, ModelMetrics, Question, RequestMetrics
 
 MICROSECONDS: Final = tuple(10 * 9**i // 5**i for i in range(33))
 """Upper bounds of the buckets: 10 * 1.8^i, rounded down."""

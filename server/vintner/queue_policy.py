@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from vintner.batching import QueueLimits
 from vintner.errors import InvalidArgument
 from vintner.model_config import QueueConfig, QueueLevel
 from vintner.types import Parameter
@@ -50,6 +51,12 @@ class QueuePolicy:
         timeouts = [seconds for seconds in (limit, asked if self._config.timeout_override else None) if seconds]
         action = own.timeout_action or self._config.timeout_action
         return Place(level, min(timeouts, default=None), action == "delay")
+
+
+def queue_limits(config: QueueConfig) -> QueueLimits:
+    """How much may wait."""
+    levels = {level: own.max_requests for level, own in config.levels.items() if own.max_requests}
+    return QueueLimits(config.max_requests, config.max_bytes, levels)
 
 
 def _whole(parameters: Mapping[str, Parameter], name: str) -> int:

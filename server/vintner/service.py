@@ -7,21 +7,22 @@ Knows neither gRPC nor HTTP. What is asked about models, and what changes them, 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Event
 from typing import Any
 
 from vintner import __version__, ovms_view, statistics, trace_settings, triton_view
 from vintner.control_parameters import Value
-from vintner.errors import ModelNotReady, Unsupported, VintnerError
+from vintner.errors import InvalidArgument, ModelNotReady, Unsupported, VintnerError
 from vintner.inferences import Inferences, leased
 from vintner.log_settings import LogSettings, Setting
 from vintner.managed_model import IndexEntry
 from vintner.manager import AwaitLoad, Manager
 from vintner.model_control import ModelControl
 from vintner.parking import PATIENCE
+from vintner.prompts import Language
 from vintner.reloading import Refresh, Reloading
 from vintner.servable import Servable
 from vintner.shared_memory import Regions
@@ -170,6 +171,31 @@ class Service:
             return triton_view.as_json(triton_view.model_config(servable))
         finally:
             servable.release()
+
+    @contextmanager
+    def language(self, name: str) -> Iterator[Language]:
+        """What a loaded language model is, which stays so long. Raises as `check_model`, and InvalidArgument for a
+        model of another kind."""
+        servable = self._awaited(name, "")
+        try:
+            if servable.language is None:
+                raise InvalidArgument(f"model '{name}' does not generate text", "model")
+            yield servable.language
+        finally:
+            servable.release()
+
+    def adapters(self, name: str) -> Sequence[str]:
+        """The adapters of a language model, in order; none of a model that is not loaded."""
+        try:
+            servable = self._lease(name, "")
+        except Exception:
+            return ()
+        servable.release()
+        return sorted(servable.language.adapters) if servable.language is not None else ()
+
+    def row_limit(self, name: str) -> int | None:
+        """Rows above which requests to a model are refused, if its configuration says so; None for an unknown one."""
+        return self._manager.row_limit(name)
 
     def repository_index(self, ready_only: bool = False) -> list[IndexEntry]:
         return [entry for entry in self._manager.index() if not ready_only or entry.state == "READY"]

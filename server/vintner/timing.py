@@ -33,6 +33,9 @@ class Timing:
     stages: tuple[float, float, float] = (0.0, 0.0, 0.0)
     rows: int = 0
     requests: int = 0
+    prompt_tokens: int = 0
+    """Of a request to a language model."""
+    generated_tokens: int = 0
 
     def ran(self, queue: float, stages: tuple[float, float, float], rows: int, requests: int) -> None:
         """Notes how long the request had waited, and the batch that was run then."""

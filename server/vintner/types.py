@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from vintner.access_log import Visit
+    from vintner.prompts import Asked
 
 Array = NDArray[Any]
 Parameter = bool | int | float | str
@@ -137,6 +138,18 @@ class Untyped(Protocol):
         ...
 
 
+class ResponseStream(Protocol):
+    """Where the responses to one request go, for those who make them for many at a time. Threads: any."""
+
+    def has_room(self) -> bool:
+        """Whether a response would be sent soon. What comes when there is none had better be put together."""
+        ...
+
+    def put(self, response: Response) -> None:
+        """At once, room or not."""
+        ...
+
+
 @dataclass(slots=True)
 class Request:
     """One inference request. `model_version` is "" for the default version; no `outputs` means all of them."""
@@ -157,6 +170,10 @@ class Request:
     None where a single answer is all that can be taken."""
     untyped: Untyped | None = None
     """What the inputs are made of once it is known which version serves; until then there are none."""
+    asked: Asked | None = None
+    """What a language model is asked; then there are no inputs, and the answer is empty when all was told."""
+    stream: ResponseStream | None = None
+    """Takes what `on_response` takes, from who must not block; None where a single answer is wanted."""
     visit: Visit | None = None
     """Where the access log keeps what it learns, if there is one."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -63,5 +64,15 @@ def doubling(tmp_path_factory: pytest.TempPathFactory, third_party: dict[str, st
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server of the repository that ships, `model_repository/`."""
     server = start_server(ROOT / "model_repository", tmp_path_factory.mktemp("shipped") / "log")
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server of the language model that ships, alone."""
+    root = tmp_path_factory.mktemp("tiny-llm")
+    shutil.copytree(ROOT / "model_repository" / "tiny_llm", root / "tiny_llm")
+    server = start_server(root, root.parent / "tiny_llm.log")
     yield server
     server.kill()

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ OBJECT = f"/vintner-compatibility-{os.getpid()}"
 """Shared memory."""
 REGION = {"key": OBJECT, "offset": 0, "byte_size": 8}
 
+PREFIXES = ("/v1", "/openai/v1", "/v3")
+EMBEDDINGS = {"model": "tiny_embeddings", "input": "a"}
+CHAT = {"model": "tiny_llm", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1}
+COMPLETION = {"model": "tiny_llm", "prompt": "a", "max_tokens": 1}
+RERANK = {"model": "tiny_reranker", "query": "a", "documents": ["b"]}
 BODIES: Mapping[str, Any] = {
     "/v2/models/{m}[/versions/{v}]/infer": INFERENCE.document(),
     "/v2/models/{m}[/versions/{v}]/generate": {"input": [1, 2]},
@@ -47,6 +53,11 @@ BODIES: Mapping[str, Any] = {
     "/v2/logging": {"log_info": True},
     "/v1/models/{m}[/versions/{v}]:predict": {"instances": [[1, 2]]},
     "/v1/models/{m}/labels/{l}:predict": {"instances": [[1, 2]]},
+    **{f"{prefix}/chat/completions": CHAT for prefix in PREFIXES},
+    **{f"{prefix}/completions": COMPLETION for prefix in PREFIXES},
+    **{f"{prefix}/tokenize": {"model": "tiny_llm", "prompt": "a"} for prefix in PREFIXES},
+    **{f"{prefix}/embeddings": EMBEDDINGS for prefix in PREFIXES},
+    **{f"{prefix}/rerank": RERANK for prefix in PREFIXES},
 }
 """What is sent to a path with POST; to others, nothing."""
 
@@ -104,6 +115,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, third_party: dict[str, str]
     allowed = ("--model-control=explicit", "--load-model=*", f"--config-path={config}", "--allow-client-shm")
     memory = Path(f"/dev/shm{OBJECT}")
     memory.write_bytes(bytes(8))
+    for name in (CHAT["model"], EMBEDDINGS["model"], RERANK["model"]):
+        shutil.copytree(ROOT / "model_repository" / str(name), root / "models" / str(name))
     running = start_server(root / "models", root / "log", *allowed, env=third_party)
     yield running
     running.kill()
@@ -121,7 +134,8 @@ def prepare(server: RunningServer, call: str) -> None:
 def status_of(server: RunningServer, method: str, path: str, body: Any) -> int:
     connection = http.client.HTTPConnection(server.http, timeout=WAIT)
     try:
-        connection.request(method, path, None if body is None else json.dumps(body))
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
         return connection.getresponse().status
     finally:
         connection.close()

@@ -17,6 +17,7 @@ from infer_calls import wait_until
 from running_server import ROOT, RunningServer, start_server
 from vintner.model_config import parse_model_config
 from vintner.triton_config import read_triton_config
+from vintner_backends.text_settings import OPTIONS, read_settings
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -41,7 +42,7 @@ def here(text: str, server: RunningServer) -> str:
     return text.replace(".venv/bin/vintner", f"{sys.executable} -m vintner")
 
 
-PAGES = ("README.md", "docs/streaming.md", "docs/v1.md", "docs/rest.md")
+PAGES = ("README.md", "docs/streaming.md", "docs/v1.md", "docs/rest.md", "docs/embeddings.md", "docs/openai.md")
 """Whose commands are for the repository that ships."""
 
 
@@ -105,8 +106,9 @@ def test_what_is_logged_is_what_the_docs_say(tmp_path: Path) -> None:
         assert line in logged.splitlines()
 
 
-def test_the_program_in_the_docs_of_grpc_prints_what_they_say(shipped: RunningServer) -> None:
-    program, output = (text for language, text in blocks("docs/grpc.md") if language in ("python", ""))
+@pytest.mark.parametrize("page", ["docs/grpc.md", "docs/openai.md"])
+def test_the_only_program_of_a_page_prints_what_it_says(shipped: RunningServer, page: str) -> None:
+    program, output = (text for language, text in blocks(page) if language in ("python", ""))
     run = subprocess.run([sys.executable, "-c", here(program, shipped)], capture_output=True, text=True, check=False)
     assert run.stdout == output, run.stderr
 
@@ -134,6 +136,21 @@ def test_the_program_in_the_docs_prints_what_they_say(shipped: RunningServer) ->
     (index, program) = next((i, text) for i, (language, text) in enumerate(shown) if language == "python")
     run = subprocess.run([sys.executable, "-c", here(program, shipped)], capture_output=True, text=True, check=False)
     assert run.stdout == shown[index + 1][1], run.stderr
+
+
+def test_the_program_about_embeddings_prints_what_the_docs_say(shipped: RunningServer) -> None:
+    shown = blocks("docs/embeddings.md")
+    (index, program) = next((i, text) for i, (language, text) in enumerate(shown) if language == "python")
+    run = subprocess.run([sys.executable, "-c", here(program, shipped)], capture_output=True, text=True, check=False)
+    assert run.stdout == shown[index + 1][1], run.stderr
+
+
+def test_the_options_of_embedding_models_in_the_docs_are_all_that_there_are(tmp_path: Path) -> None:
+    (keys,) = (text for language, text in blocks("docs/embeddings.md") if language == "yaml")
+    options = parse_model_config(yaml.safe_load(keys), "docs/embeddings.md").backend_options
+    assert options.keys() == OPTIONS
+    directory = ROOT / "model_repository" / "tiny_embeddings" / "1"
+    assert read_settings(directory, options) == read_settings(directory, {})
 
 
 def test_the_programs_about_inference_print_what_the_docs_say(tmp_path: Path) -> None:

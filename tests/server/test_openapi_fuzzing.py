@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import schemathesis
 from fake_backend import fake_model, write_model
 from hypothesis import HealthCheck, Phase, given, settings
 from infer_calls import WAIT
-from running_server import RunningServer, start_server
+from running_server import ROOT, RunningServer, start_server
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -30,7 +31,7 @@ CHECKS = [
     response_schema_conformance,
 ]
 ALLOWED = {501, 503}
-MODELS = ["floats", "texts", "broken", "nobody"]
+MODELS = ["floats", "texts", "broken", "nobody", "tiny_llm"]
 INPUTS = [
     [{"name": "input", "datatype": "FP32", "shape": [1, 2], "data": [1, 2.5]}],
     [{"name": "input", "datatype": "FP32", "shape": [0, 2], "data": []}],
@@ -38,6 +39,12 @@ INPUTS = [
 ]
 OUTPUTS = [[], [{"name": "output"}], [{"name": "output", "parameters": {"binary_data": True}}]]
 PREDICT = [{"instances": [[1, 2], [3, 4]]}, {"inputs": {"input": [["a", "b"]]}}, {"instances": [{"input": [1, 2]}]}]
+CHATS = [
+    {"model": "tiny_llm", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 4, **more}
+    for more in ({}, {"stream": True}, {"n": 2, "logprobs": True}, {"stop": "l", "seed": 7}, {"model": "floats"})
+]
+COMPLETIONS = [{"model": "tiny_llm", "prompt": prompt, "max_tokens": 4} for prompt in ("a b c d", ["a", "b"], [5, 6])]
+TOKENIZE = [{"model": "tiny_llm", "prompt": "a"}, {"model": "tiny_llm", "text": ["a", "b"], "return_token_strs": True}]
 GENERATE = [{"input": [1, 2]}, {"input": ["a", "b"], "id": "7"}, {"input": 1}]
 
 
@@ -52,7 +59,10 @@ def at_home() -> dict[str, Any]:
         "outputs": {"enum": OUTPUTS},
     }
     components["schemas"]["PredictRequest"] = {"enum": PREDICT}
-    components["schemas"]["GenerateRequest"] = {"enum": GENERATE}
+    components["schemas"]["GenerateRequest"] = {"enum": [*GENERATE, {"text_input": "a", "max_tokens": 4}]}
+    components["schemas"]["ChatRequest"] = {"enum": CHATS}
+    components["schemas"]["CompletionRequest"] = {"enum": COMPLETIONS}
+    components["schemas"]["TokenizeRequest"] = {"enum": TOKENIZE}
     for path, item in document["paths"].items():
         if path.endswith("/infer"):
             item["post"].pop("parameters", None)
@@ -84,6 +94,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory, third_party: dict[str, str]
     write_model(root / "floats" / "1", fake_model(shape=(-1, 2)))
     write_model(root / "texts" / "1", fake_model("BYTES", (-1, 2)))
     write_model(root / "broken" / "1", fake_model() | {"fail": "the weights are missing"})
+    shutil.copytree(ROOT / "model_repository" / "tiny_llm", root / "tiny_llm")
     flags = [
         "--model-control=explicit",
         "--load-model=*",
@@ -146,6 +157,10 @@ def test_the_requests_came_far_enough(seen: Counter[tuple[str, int]]) -> None:
         "/v2/models/{model}/infer": {200, 400, 404, 503},
         "/v2/models/{model}/generate": {200, 400, 404, 503},
         "/v2/models/{model}/generate_stream": {200, 400, 404, 503},
+        "/v1/chat/completions": {200, 400, 404},
+        "/openai/v1/completions": {200, 400, 404},
+        "/v3/tokenize": {200, 400},
+        "/v3/models/{model}": {200, 404, 503},
         "/v1/models/{model}:predict": {200, 400, 404, 503},
         "/v1/models/{model}": {200, 404, 503},
         "/v2/repository/models/{model}/load": {200, 400, 404},

@@ -20,8 +20,9 @@ from vintner.exposition import (
     exposition,
     label_pairs,
 )
+from vintner.histograms import Histogram
 from vintner.metrics import Registry
-from vintner.model_metrics import Histogram, ModelMetrics, PoolState
+from vintner.model_metrics import ModelMetrics, PoolState
 
 
 def parsed(*families: MetricFamily) -> dict[str, tuple[str, str, list[Sample]]]:

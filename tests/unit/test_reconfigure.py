@@ -18,7 +18,7 @@ from vintner.errors import BackendError, DeadlineExceeded, InvalidArgument, Queu
 from vintner.exposition import label_pairs
 from vintner.model_config import IN_PLACE, ModelConfig, parse_model_config
 from vintner.response_cache import ResponseCache
-from vintner.servable import Servable
+from vintner.tensor_servable import TensorServable
 from vintner.triton_view import model_config
 from vintner.turns import Threads
 from vintner.types import Request, Response, Tensor
@@ -28,6 +28,7 @@ RELOADED: Mapping[str, tuple[Any, Any]] = {
     "name": ("a", "b"),
     "backend": ("openvino", "onnxruntime"),
     "filename": ("a.onnx", "b.onnx"),
+    "generation": ({"max_num_seqs": 1}, {"max_num_seqs": 2}),
     "device": ("CPU", "GPU"),
     "performance_hint": ("latency", "throughput"),
     "precision": ("f32", "bf16"),
@@ -162,7 +163,7 @@ class Served:
         self.fail: Callable[[], None] = lambda: None
         backend = FakeBackend({"model.fake": fake_model(shape=(-1, 1))}, self._gate)
         self.model: FakeModel = backend.load(LoadSpec(Path("model.fake")))
-        self.servable = Servable("m", 1, self.model, config(**keys), cache=cache, threads=threads)
+        self.servable = TensorServable("m", 1, self.model, config(**keys), cache=cache, threads=threads)
         self._threads = ThreadPoolExecutor(16)
 
     def _gate(self) -> None:
