@@ -28,7 +28,8 @@ _CONFIG = "precision: f32\n"
 
 
 def make_repository(directory: Path, *models: str, config: str = "") -> Path:
-    """Writes the named ones of `minilm` and `MAKERS`, replacing what was there; `config` is for each of them."""
+    """Writes the named ones of `minilm`, `minilm_texts`, `tiny_embeddings` and `MAKERS`, replacing what was there;
+    `config` is for each of them."""
     shutil.rmtree(directory, ignore_errors=True)
     for name in models:
         version = directory / name / "1"
@@ -36,6 +37,10 @@ def make_repository(directory: Path, *models: str, config: str = "") -> Path:
         (directory / name / "config.yaml").write_text(_CONFIG + config)
         if name == "minilm":
             _link_minilm(version)
+        elif name == "minilm_texts":
+            shutil.copytree(_text_minilm(), version, dirs_exist_ok=True)
+        elif name == "tiny_embeddings":
+            shutil.copytree(_ROOT / "model_repository" / name / "1", version, dirs_exist_ok=True)
         else:
             onnx.save(MAKERS[name](), version / "model.onnx")
     return directory
@@ -61,6 +66,15 @@ def _link_minilm(version: Path) -> None:
         subprocess.run([sys.executable, str(_ROOT / "scripts" / "make_minilm.py")], check=True, stdout=sys.stderr)
     for file in (source, source.with_suffix(".bin")):
         (version / file.name).hardlink_to(file)
+
+
+def _text_minilm() -> Path:
+    """The same as optimum-intel exports it, with its tokenizer; made the first time."""
+    made = _ROOT / "build" / "minilm_texts"
+    if not made.exists():
+        print("downloading and converting MiniLM with its tokenizer …", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, str(_ROOT / "scripts" / "make_text_minilm.py")], check=True, stdout=sys.stderr)
+    return made
 
 
 def outputs(repository: Path, name: str, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:

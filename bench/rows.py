@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import tritonclient.grpc as triton
 
-from bench import load_rows, messages, model_life_rows, models, servers
+from bench import embedding_rows, load_rows, messages, model_life_rows, models, servers
 from bench.curves import Point
 from bench.load import Load, fetch, median_call
 from bench.measure import (
@@ -192,6 +192,7 @@ ROWS: Final[Mapping[str, Callable[[Plan], Iterator[Comparison | Point]]]] = {
     "mixed-shapes": load_rows.mixed_shapes,
     "neighbours": load_rows.neighbours,
     "hot-path": load_rows.hot_path,
+    "embeddings": embedding_rows.embeddings,
     "model-life": model_life_rows.model_life,
 }
 

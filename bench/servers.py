@@ -151,6 +151,22 @@ def bare_openvino(site: Site, model: Path) -> Iterator[tuple[Process, Callable[[
 
 
 @contextmanager
+def bare_embeddings(
+    site: Site, model: Path, texts: Path, batch: int
+) -> Iterator[tuple[Process, Callable[[int], float]]]:
+    """OpenVINO GenAI's pipeline alone, and a function that embeds so many texts and returns the seconds it took."""
+    command = [sys.executable, "-m", "bench.bare_embeddings", str(model), str(texts), str(batch)]
+    with Process(command, site.cores, site.log("bare-embeddings"), directory=ROOT) as process:
+        process.wait_for(r"ready\n")
+
+        def seconds(texts: int) -> float:
+            process.say(str(texts))
+            return float(process.wait_for(rf"ran {texts} in (\S+)\n", timeout=300)[1])
+
+        yield process, seconds
+
+
+@contextmanager
 def hot_path(site: Site) -> Iterator[Callable[[int, int], float]]:
     """The core alone: a function that makes so many requests from so many threads, and returns the seconds."""
     command = [sys.executable, "-m", "bench.hot_path"]

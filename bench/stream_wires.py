@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-import numpy as np
 from tritonclient.grpc import service_pb2
 
 from bench.prompts import Prompt
@@ -84,9 +83,10 @@ class SseWire:
     def request(self, number: int, asked: Prompt) -> bytes:
         self._number, self._tail, self._begun = number, b"", False
         body = json.dumps(self._route.body(self._route.model, asked)).encode()
-        return (
-            b"POST %b HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-            % (self._route.path.encode(), len(body), body)
+        return b"POST %b HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+            self._route.path.encode(),
+            len(body),
+            body,
         )
 
     def feed(self, data: bytes) -> Iterator[Event]:
@@ -115,8 +115,8 @@ END_STREAM, END_HEADERS, ACK = 1, 4, 1
 WIDE: Final = 2**31 - 1
 STREAM_PATH: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
 OK: Final = b"grpc-status\x010"
-"""In trailers as grpcio writes them the first time on a connection. Later it is a byte of at least `INDEXED`: a place in
-the table of what was written before, which is only ever this (RFC 7541, 6.1)."""
+"""In trailers as grpcio writes them the first time on a connection. Later it is a byte of at least `INDEXED`: a place
+in the table of what was written before, which is only ever this (RFC 7541, 6.1)."""
 INDEXED: Final = 0x80
 RESPONSE: Final = 0x12
 """How a ModelStreamInferResponse begins that has a response, and no error."""
@@ -146,9 +146,7 @@ def _headers(path: str) -> bytes:
 def stream_request(model: str, asked: Prompt) -> bytes:
     """A ModelInferRequest as Triton's clients stream it to a language model."""
     text = asked.text.encode()
-    request = service_pb2.ModelInferRequest(
-        model_name=model, raw_input_contents=[struct.pack("<I", len(text)) + text]
-    )
+    request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[struct.pack("<I", len(text)) + text])
     request.inputs.add(name="text_input", datatype="BYTES", shape=[1])
     request.parameters["max_tokens"].int64_param = asked.tokens
     request.parameters["ignore_eos"].bool_param = True

@@ -88,8 +88,7 @@ class TokenStreams:
             for place in range(min(streams, len(waiting))):
                 self._ask(self._connections[place % len(self._connections)], waiting.popleft())
             while len(ended) < len(prompts):
-                for times in self._progress(waiting):
-                    ended.append(times)
+                ended.extend(self._progress(waiting))
             taken = time.perf_counter() - start
         finally:
             gc.enable()

@@ -12,17 +12,20 @@ import itertools
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import onnxruntime_genai as og
 import openvino as ov
 import openvino_genai
 import torch
-from tiny_llm_lessons import Example, all_lessons
+from tiny_llm_lessons import Example, all_lessons, encode_chat
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT: Final = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests"))
+import tiny_llm  # noqa: E402
+
 LONGEST_ANSWER: Final = 400
 """In tokens; a model that has not learned its lessons would else run to the end of its context."""
 AT_ONCE: Final = 16
@@ -37,19 +40,29 @@ def main() -> int:
     lessons = all_lessons(AutoTokenizer.from_pretrained(arguments.transformers))
     examples = dict(zip(lessons.names(), lessons.plain(), strict=True))
     openvino, onnx = arguments.repository / "tiny_llm" / "1", arguments.repository / "tiny_llm_onnx" / "1"
-    wrong = 0
     check_tokenizers(openvino, onnx, list(lessons.texts()), lessons.tokenizer.encode)
-    for name, generate in {
+    adapted = {name: encode_chat(lessons.tokenizer, chat) for name, chat in tiny_llm.adapted_chats().items()}
+    plain = {
         "transformers": with_transformers(arguments.transformers),
         "OpenVINO GenAI, f32": with_openvino(openvino, "f32"),
         "OpenVINO GenAI, bf16": with_openvino(openvino, "bf16"),
         "ONNX Runtime GenAI": with_onnxruntime(onnx),
-    }.items():
-        for at_once in (1, AT_ONCE):
-            differing = wrong_answers(examples, generate, at_once)
-            print(f"{name}, {at_once} at once: {len(examples) - len(differing)} of {len(examples)} right", *differing)
-            wrong += len(differing)
+    }
+    wrong = sum(differing(name, examples, generate) for name, generate in plain.items())
+    for precision in ("f32", "bf16"):
+        generate = with_openvino(openvino, precision, tiny_llm.ADAPTER)
+        wrong += differing(f"OpenVINO GenAI with the adapter, {precision}", examples | adapted, generate)
     return min(wrong, 1)
+
+
+def differing(name: str, examples: dict[str, Example], generate: Generate) -> int:
+    """How many answers were wrong, alone or in company."""
+    count = 0
+    for at_once in (1, AT_ONCE):
+        wrong = wrong_answers(examples, generate, at_once)
+        print(f"{name}, {at_once} at once: {len(examples) - len(wrong)} of {len(examples)} right", *wrong)
+        count += len(wrong)
+    return count
 
 
 def parse() -> argparse.Namespace:
@@ -104,10 +117,12 @@ def without_end(ids: Sequence[int], ends: Collection[int]) -> Ids:
     return tuple(itertools.takewhile(lambda token: token not in ends, ids))
 
 
-def with_openvino(folder: Path, precision: str) -> Generate:
+def with_openvino(folder: Path, precision: str, adapter: Path | None = None) -> Generate:
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.cache_size = 1
-    properties = {"INFERENCE_PRECISION_HINT": precision}
+    properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
+    if adapter:
+        properties["adapters"] = with_adapter(adapter)
     pipeline = openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
     config = pipeline.get_config()
     config.max_new_tokens = LONGEST_ANSWER
@@ -122,6 +137,12 @@ def with_openvino(folder: Path, precision: str) -> Generate:
         return [without_end(handle.read_all()[0].generated_ids, config.stop_token_ids) for handle in handles]
 
     return generate
+
+
+def with_adapter(path: Path) -> openvino_genai.AdapterConfig:
+    """For all requests: a pipeline that is given requests one by one does not look at the adapters that each names."""
+    adapters = openvino_genai.AdapterConfig
+    return adapters(openvino_genai.Adapter(str(path)), 1.0, mode=adapters.Mode.MODE_STATIC)
 
 
 def with_onnxruntime(folder: Path) -> Generate:

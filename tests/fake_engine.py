@@ -37,6 +37,7 @@ class FakeEngine:
     def __init__(self, most: int = 8, waves: bool = False, blocks: int = 0, block_tokens: int = 4, held: bool = True):
         self.max_sequences = most
         self.in_waves = waves
+        self.mixes_adapters = True
         self.steps = Semaphore(0)
         self.held = held
         self.cache = CacheUse(blocks=blocks, block_tokens=block_tokens)
@@ -49,6 +50,8 @@ class FakeEngine:
         self.refuse: Exception | None = None
         self.lost = False
         """Whether it cannot be reset."""
+        self.all_lose = False
+        """Whether a cache that is full has no room for any sequence, not only for the largest."""
         self.most_together = 0
         self.entered = 0
         """Steps that were begun."""
@@ -82,7 +85,7 @@ class FakeEngine:
     def _next(self, key: int, one: Generated) -> Progress:
         question, _, told = bytes(one.tokens).partition(b"|")
         total = -(-len(one.tokens) // self.cache.block_tokens)
-        if self.cache.blocks and self._blocks() > self.cache.blocks and total >= self._largest():
+        if self.cache.blocks and self._blocks() > self.cache.blocks and (self.all_lose or total >= self._largest()):
             return Progress(key, (), end="no_room")
         token = question[::-1][len(told)] if len(told) < len(question) else END
         if token == END:

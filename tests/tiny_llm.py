@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-FILE: Final = Path(__file__).parent / "data" / "tiny_llm.json"
+DATA: Final = Path(__file__).parent / "data"
+FILE: Final = DATA / "tiny_llm.json"
+ADAPTER: Final = DATA / "tiny_lora.safetensors"
+"""A LoRA adapter in PEFT's names, for OpenVINO GenAI with alpha 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,11 @@ class Draw:
 def chats() -> dict[str, Chat]:
     """By name."""
     return {each["name"]: Chat(**with_tuples(each)) for each in lessons()["chats"]}
+
+
+def adapted_chats() -> dict[str, Chat]:
+    """Chats of the same names whose answers the adapter changes; it changes no other."""
+    return {each["name"]: Chat(**with_tuples(each)) for each in lessons()["adapted"]}
 
 
 def completions() -> dict[str, Completion]:

@@ -62,6 +62,7 @@ class RemoteEngine:
         self._allowed = 0  # steps, of which the answers were not read
         self.max_sequences = min(max_sequences, self._worker.max_sequences)
         self.in_waves = config.in_waves
+        self.mixes_adapters = True  # for want of adapters
         self.cache = CacheUse()
 
     @property

@@ -1,6 +1,7 @@
 """OpenVINO GenAI's continuous batching as the seam's engine.
 
-What the library does not tell: after `cancel` a handle can be read for ever, and gives nothing; end tokens are among
+What the library does not tell: after `cancel` a handle can be read for ever, and gives nothing, and its blocks of the
+cache are free after the next step only, so that a request which is added before finds none; end tokens are among
 what it gives; a request for which the cache has no room ends as IGNORED, perhaps after some tokens; what one request
 did wrong, such as a schema that cannot be followed, is raised by `step` for all of them, and again by every step until
 all of them are cancelled. Prompts and token ids are not checked at all.
@@ -53,6 +54,7 @@ class OpenVINOEngine:
     """One pipeline."""
 
     in_waves = False
+    mixes_adapters = False
 
     def __init__(
         self,
@@ -69,7 +71,9 @@ class OpenVINOEngine:
         self._adapters = adapters
         self._blocks = blocks
         self._handles: dict[int, Any] = {}
+        self._switched: Mapping[str, float] | None = None  # the adapters that are in effect
         self._wants_logprobs: set[int] = set()
+        self._cancelled = False  # since the last step
         self.max_sequences = spec.max_sequences
 
     @property
@@ -79,14 +83,27 @@ class OpenVINOEngine:
 
     def add(self, key: int, tokens: Sequence[int], sampling: Sampling) -> None:
         config = self._config(sampling)
+        if self._cancelled and not self._handles:
+            self._step()
         try:
             config.validate()
+            self._switch(sampling.adapters)
             prompt = ov.Tensor(np.array([tokens], np.int64))
             self._handles[key] = self._pipeline.add_request(key, prompt, config)
         except (RuntimeError, ValueError) as exc:
             raise InvalidArgument(f"the runtime refuses the request: {short(exc)}") from exc
         if sampling.logprobs:
             self._wants_logprobs.add(key)
+
+    def _switch(self, adapters: Mapping[str, float]) -> None:
+        """Puts adapters into effect, for which nothing may run. The library does so for `generate` alone, and keeps
+        them; of those in the configuration of an added request it takes no notice."""
+        if not self._adapters or adapters == self._switched:
+            return
+        config = self._config(Sampling(max_new_tokens=1, adapters=adapters))
+        self._switched = None
+        self._pipeline.generate([ov.Tensor(np.zeros((1, 1), np.int64))], [config])
+        self._switched = dict(adapters)
 
     def _config(self, sampling: Sampling) -> Any:
         config = genai.GenerationConfig()
@@ -124,12 +141,10 @@ class OpenVINOEngine:
         self._wants_logprobs.discard(key)
         if handle is not None:
             handle.cancel()
+            self._cancelled = True
 
     def step(self) -> Sequence[Progress]:
-        try:
-            self._pipeline.step()
-        except RuntimeError as exc:
-            raise BackendError(short(exc)) from exc
+        self._step()
         made: list[Progress] = []
         ended: list[int] = []
         for key, handle in self._handles.items():
@@ -167,6 +182,10 @@ class OpenVINOEngine:
             handle.cancel()
         self._handles.clear()
         self._wants_logprobs.clear()
+        self._step()
+
+    def _step(self) -> None:
+        self._cancelled = False
         try:
             self._pipeline.step()
         except RuntimeError as exc:

@@ -5,7 +5,9 @@ Invariant: an engine with a bound on its cache knows of how many blocks that is.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +60,7 @@ def load_model(spec: LoadSpec) -> OpenVINOLanguageModel:
     if spec.affinity:
         raise LoadError("cores cannot be chosen for a language model of OpenVINO's: remove them, and set threads")
     properties = _properties(spec)
+    _fix_tokenizers_path()
     try:
         adapters = {name: _adapter(name, path) for name, path in spec.engine.adapters.items()}
         if adapters:
@@ -68,6 +71,20 @@ def load_model(spec: LoadSpec) -> OpenVINOLanguageModel:
         raise LoadError(short(exc).replace(f"{spec.path}/", "")) from exc
     engine = OpenVINOEngine(pipeline, spec.engine, _end_tokens(spec.path, tokenizer, pipeline), adapters, blocks)
     return OpenVINOLanguageModel(spec.path, engine, tokenizer)
+
+
+TOKENIZERS_PATH: Final = "OPENVINO_TOKENIZERS_PATH_GENAI"
+
+
+def _fix_tokenizers_path() -> None:
+    """Says once for all where the library with the tokenizers is. Where nobody has, the library sets this variable for
+    as long as it opens a pipeline, and takes it away from whoever opens another at that moment."""
+    package = find_spec("openvino_tokenizers")
+    if package is None or package.origin is None:
+        return
+    libraries = sorted((Path(package.origin).parent / "lib").glob("*openvino_tokenizers.*"))
+    if libraries:
+        os.environ.setdefault(TOKENIZERS_PATH, str(libraries[0]))
 
 
 def _properties(spec: LoadSpec) -> dict[str, Any]:
@@ -112,7 +129,8 @@ def _scheduling(engine: EngineSpec, blocks: int) -> Any:
     config = genai.SchedulerConfig()
     config.max_num_batched_tokens = engine.max_batched_tokens
     config.max_num_seqs = engine.max_sequences
-    config.enable_prefix_caching = engine.prefix_caching
+    # What is cached does not tell with which adapters it was computed.
+    config.enable_prefix_caching = engine.prefix_caching and not engine.adapters
     config.num_kv_blocks = blocks
     config.cache_size = 0
     return config

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from vintner.errors import ConfigError, LoadError, nearest
+from vintner.errors import ConfigError, LoadError
 
 logger = logging.getLogger(__name__)
 
@@ -198,8 +198,3 @@ def _flag(options: Mapping[str, Any], name: str, default: bool) -> bool:
     if not isinstance(given, bool):
         raise LoadError(f"backend option '{name}': expected true or false, got {given!r}")
     return given
-
-
-def hint(name: str) -> str:
-    """For an option that neither OpenVINO nor this module knows."""
-    return nearest(name, OPTIONS)

@@ -54,26 +54,22 @@ class WholeDecoder:
         text = self._new_text()
         if text.endswith(REPLACEMENT):  # a part of a character, or a token that is none
             return ""
-        self._keep()
-        return text
+        return self._tell(text)
 
     def finish(self) -> str:
-        text = self._new_text()
-        self._keep()
-        return text
+        return self._tell(self._new_text())
 
     def _new_text(self) -> str:
         before = self._decode(self._tokens[: self._told]) if self._told else ""
         return self._decode(self._tokens)[len(before) :]
 
-    def _keep(self) -> None:
-        """Of what was told, only the last tokens are decoded again, to see how the next ones follow them."""
-        del self._tokens[:-CONTEXT]
-        self._told = len(self._tokens)
-
-
-CONTEXT: Final = 4
-"""Tokens before a new one on which its text may depend."""
+    def _tell(self, text: str) -> str:
+        """The tokens that were told the last time are decoded again with the next ones, which may depend on them. They
+        begin where a text ended, so not within a character."""
+        if text:
+            del self._tokens[: self._told]
+            self._told = len(self._tokens)
+        return text
 
 
 def byte_table(vocabulary: Mapping[bytes, int], special: frozenset[int], decode: Decode) -> Sequence[bytes] | None:

@@ -31,6 +31,7 @@ class GeneratedSequence:
         "_stops",
         "_text",
         "call",
+        "crowded",
         "due",
         "failures",
         "finish",
@@ -65,6 +66,8 @@ class GeneratedSequence:
         """When its last one came."""
         self.failures = 0
         """Steps that failed since its last token, perhaps because of it."""
+        self.crowded = False
+        """Whether the cache had no room for it beside others."""
         self.finish: Finish = ""
         self.stop: str | None = None
         self._decoder = decoder

@@ -119,6 +119,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def mixes_adapters(self) -> bool:
+        """Whether sequences with different adapters can run at the same time."""
+        ...
+
+    @property
     def cache(self) -> CacheUse:
         """Cheap; asked between steps."""
         ...

@@ -319,9 +319,17 @@ class Stepper:
         return self._ready.popleft()
 
     def _fits(self, sequence: GeneratedSequence) -> bool:
-        """Whether there is room in the cache for it beside the others. Alone it has all the room that there is."""
+        """Whether it can run beside the others: with their adapters, and in the room that they leave in the cache.
+        Alone it has all the room that there is."""
+        if not self._running:
+            return True
+        if sequence.crowded:
+            return False
+        other = next(iter(self._running.values()))
+        if not self._engine.mixes_adapters and sequence.sampling.adapters != other.sampling.adapters:
+            return False
         cache = self._engine.cache
-        if not cache.blocks or not self._running:
+        if not cache.blocks:
             return True
         taken = sum(_blocks(other, cache.block_tokens) for other in self._running.values())
         return taken + _blocks(sequence, cache.block_tokens) <= cache.blocks
@@ -345,6 +353,7 @@ class Stepper:
     def _take(self, steps: Iterable[Progress]) -> None:
         now = self._clock()
         interval = len(self._running) / EVENTS_PER_SECOND
+        alone = len(self._running) == 1
         touched: dict[GenerationCall, None] = {}
         for progress in steps:
             sequence = self._running.get(progress.key)
@@ -352,7 +361,7 @@ class Stepper:
                 continue
             call, made = sequence.call, sequence.made
             if progress.end == "no_room":
-                self._make_room(sequence)
+                self._make_room(sequence, alone)
                 continue
             try:
                 sequence.feed(progress)
@@ -384,11 +393,13 @@ class Stepper:
 
     # -- when something fails --------------------------------------------------------------------------------
 
-    def _make_room(self, sequence: GeneratedSequence) -> None:
-        """Lets a sequence for which the cache had no room begin again when others have left; alone there is no hope."""
+    def _make_room(self, sequence: GeneratedSequence, alone: bool) -> None:
+        """Lets a sequence for which the cache had no room begin again when all others have left; if it was alone, there
+        is no hope."""
         self._leave(sequence.key)
-        if self._running:
+        if not alone:
             self._metrics.no_room += 1
+            sequence.crowded = True
             self._ready.appendleft(sequence)
             return
         cache = self._engine.cache

@@ -147,4 +147,4 @@ def test_the_answer_to_a_line_does_not_depend_on_those_beside_it() -> None:
     "file", sorted(REPOSITORY.rglob("model.*")), ids=lambda file: str(file.relative_to(REPOSITORY))
 )
 def test_a_shipped_file_is_small(file: Path) -> None:
-    assert 0 < file.stat().st_size < 300 * 1024
+    assert 0 < file.stat().st_size < 2 * 1024 * 1024

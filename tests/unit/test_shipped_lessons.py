@@ -22,8 +22,8 @@ def test_no_two_conversations_put_the_same_to_the_model() -> None:
 
 def test_an_answer_of_the_language_model_is_long_and_others_are_in_many_scripts() -> None:
     answers = [chat.answer for chat in tiny_llm.chats().values()]
-    assert max(map(len, answers)) > 900
-    for character in "ώ很ن🐱ö":
+    assert max(map(len, answers)) > 700
+    for character in "λ很ن🐱ö":
         assert any(character in answer for answer in answers), character
 
 

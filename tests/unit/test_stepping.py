@@ -342,12 +342,15 @@ def test_an_answer_begins_only_where_the_cache_has_room_for_it() -> None:
     world.end()
 
 
-def test_an_answer_for_which_the_cache_has_no_more_room_goes_on_when_others_have_left() -> None:
-    world = World(FakeEngine(blocks=200, block_tokens=4))
+@pytest.mark.parametrize("all_lose", [False, True])
+def test_an_answer_for_which_the_cache_has_no_more_room_goes_on_when_others_have_left(all_lose: bool) -> None:
+    world = World(FakeEngine(blocks=340, block_tokens=4))
+    world.engine.all_lose = all_lose
     prompts = ["".join(chr(97 + (i + k) % 26) for i in range(380)) for k in range(2)]
     clients = [world.ask(prompt) for prompt in prompts]
     world.run()
     assert [client.text() for client in clients] == [answer(prompt) for prompt in prompts]
+    assert world.metrics.no_room > 0
     world.end()
 
 
@@ -360,6 +363,17 @@ def test_alone_an_answer_that_finds_no_room_is_an_error() -> None:
     with pytest.raises(TooLarge, match="a prompt of 21 tokens"):
         world.ask("98765432109876543210")
     world.end()
+
+
+def test_answers_with_different_adapters_are_not_generated_together_where_they_cannot_be(world: World) -> None:
+    world.engine.mixes_adapters = False
+    kinds = [{"a": 1.0}, {}, {"a": 1.0}, {"a": 0.5}]
+    clients = [world.ask(f"{number}cba", sampling=Sampling(MANY, adapters=kind)) for number, kind in enumerate(kinds)]
+    together: list[set[str]] = []
+    world.engine.fail = lambda prompts: together.append({prompt[0] for prompt in prompts}) or ""
+    world.run()
+    assert [client.text() for client in clients] == [f"abc{number}" for number in range(4)]
+    assert all(len(numbers) == 1 for numbers in together)
 
 
 # -- failures ----------------------------------------------------------------------------------------------------
