@@ -162,6 +162,7 @@ class Stepper:
             call.done(error)
         except Exception:
             logger.exception("an answer could not be given")
+        call.sequences = ()  # each knows its call: the two would keep each other until Python looks for such circles
 
     def _expect(self, deadline: float) -> None:
         """Sets the alarm to a deadline, unless it rings earlier anyway. Needs the lock."""
@@ -317,7 +318,7 @@ class Stepper:
             self._calls.add(call)
             if call.deadline is not None:
                 self._expect(call.deadline)
-        self._ready.extend(call.sequences)
+            self._ready.extend(call.sequences)
         return self._ready.popleft()
 
     def _fits(self, sequence: GeneratedSequence) -> bool:
@@ -422,8 +423,8 @@ class Stepper:
         except Exception as exc:
             self._give_up(exc)
             return
-        if len(suspects) == 1:
-            running.remove(suspects[0])
+        if len(suspects) == 1 and (suspects[0].sampling.constraint is not None or suspects[0].failures):
+            running.remove(suspects[0])  # without a constraint it has another try: the runtime itself may have died
             self._end(suspects[0].call, _blame(suspects[0], error))
         for sequence in reversed(running):
             if sequence.call.state == "done":
