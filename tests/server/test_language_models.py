@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -175,11 +176,15 @@ def test_parameters_come_as_an_input_and_spelled_as_triton_s_samples_have_them(s
 
 
 @pytest.mark.parametrize("model", RUNTIMES)
-def test_generate_can_be_held_to_a_schema(server: RunningServer, model: str) -> None:
+def test_generate_can_be_held_to_a_schema_or_a_grammar(server: RunningServer, model: str) -> None:
     asked = {"text_input": prompt("json"), "guided_json": '{"type": "integer", "minimum": 10, "maximum": 99}'}
     status, text = post(server, model, "generate", asked)
     assert status == 200, text
     assert 10 <= int(json.loads(text)["text_output"]) <= 99
+    grammar = 'root ::= Digit{2} "-" [a-c]\nDigit ::= [0-9]'
+    status, text = post(server, model, "generate", {"text_input": prompt("json"), "guided_grammar": grammar})
+    assert status == 200, text
+    assert re.fullmatch("[0-9]{2}-[a-c]", json.loads(text)["text_output"])
 
 
 def test_the_last_event_of_a_stream_says_that_it_is_the_last(server: RunningServer) -> None:
