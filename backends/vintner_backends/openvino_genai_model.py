@@ -17,10 +17,10 @@ import openvino_genai as genai
 from vintner.backend import LoadSpec
 from vintner.errors import LoadError
 from vintner.generation import EngineSpec
+from vintner.json_files import read_object
 
 from vintner_backends.cpu_budget import cpu_budget
 from vintner_backends.openvino_config import SETTINGS, check_device, is_cpu
-from vintner_backends.openvino_genai import read_json
 from vintner_backends.openvino_genai_engine import SUPPORTED, OpenVINOEngine, short
 from vintner_backends.openvino_genai_tokenizer import OpenVINOTokenizer
 
@@ -36,13 +36,13 @@ class OpenVINOLanguageModel:
     supported = SUPPORTED
 
     def __init__(self, directory: Path, engine: OpenVINOEngine, tokenizer: OpenVINOTokenizer) -> None:
-        """Raises LoadError if what is beside the model is broken, or does not give the length of its context."""
+        """Raises OperatorError if what is beside the model is broken, or does not give the length of its context."""
         self.directory = directory
         self.engine = engine
         self.tokenizer = tokenizer
         self.context_length = _context_length(directory)
         self.vocabulary_size = tokenizer.size
-        generation = read_json(directory / "generation_config.json")
+        generation = read_object(directory / "generation_config.json")
         sampled = generation.get("do_sample", False)
         self.defaults = {name: float(generation[name]) for name in DEFAULTS if generation.get(name) is not None}
         if not sampled:
@@ -54,7 +54,7 @@ class OpenVINOLanguageModel:
 
 
 def load_model(spec: LoadSpec) -> OpenVINOLanguageModel:
-    """Raises LoadError with the reason if it cannot be loaded as it is wanted."""
+    """Raises OperatorError with the reason if it cannot be loaded as it is wanted."""
     core = ov.Core()
     check_device(core, spec.device)
     if spec.affinity:
@@ -154,7 +154,7 @@ def _adapter(name: str, path: Path) -> Any:
 
 
 def _context_length(directory: Path) -> int:
-    config: Mapping[str, Any] = read_json(directory / "config.json")
+    config: Mapping[str, Any] = read_object(directory / "config.json")
     for document in (config, config.get("text_config", {})):
         for key in CONTEXT:
             if isinstance(document.get(key), int):
@@ -166,7 +166,7 @@ def _end_tokens(directory: Path, tokenizer: OpenVINOTokenizer, pipeline: Any) ->
     """Those of generation_config.json, and the tokenizer's."""
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
-        given = read_json(directory / name).get("eos_token_id")
+        given = read_object(directory / name).get("eos_token_id")
         found.update(given if isinstance(given, list) else [given] if isinstance(given, int) else [])
     token = pipeline.get_tokenizer().get_eos_token_id()
     return frozenset({*found, token}) if token >= 0 else frozenset(found)

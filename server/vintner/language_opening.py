@@ -9,8 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from vintner.backend import LanguageBackend, close_anyway
-from vintner.chat_templates import ChatTemplate, read_template
-from vintner.errors import ConfigError, LoadError, VintnerError, nearest
+from vintner.chat_templates import read_template
+from vintner.errors import LoadError, VintnerError, nearest
 from vintner.generation import LanguageModel, Sampling
 from vintner.language_servable import LanguageServable
 from vintner.load_specs import load_specs
@@ -42,7 +42,7 @@ def open_language_model(
     try:
         _warm_up(model)
         wanted = config.generation
-        template = _template(model.directory, wanted.chat_template)
+        template = read_template(model.directory, wanted.chat_template)
         written = template.source if template is not None else ""
         return LanguageServable(
             source.name,
@@ -75,13 +75,6 @@ def _warm_up(model: LanguageModel) -> None:
             pass
     except VintnerError as exc:
         raise LoadError(f"the model cannot generate: {exc}") from exc
-
-
-def _template(directory: Path, filename: str | None) -> ChatTemplate | None:
-    try:
-        return read_template(directory, filename)
-    except ConfigError as exc:
-        raise LoadError(exc.message.replace(f"{directory}/", "")) from exc
 
 
 def _parser(key: str, wanted: str, known: Collection[str], chosen: str | None) -> str | None:

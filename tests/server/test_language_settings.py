@@ -88,7 +88,7 @@ def test_an_answer_is_as_long_as_the_configuration_says(server: RunningServer) -
     ("model", "reason"),
     [
         ("no_such_parser", "tool_parser: there is no 'hermez'; did you mean 'hermes'?"),
-        ("no_such_template", "other.jinja: "),
+        ("no_such_template", "other.jinja: cannot be read: No such file or directory"),
         ("broken_template", "broken.jinja: the chat template is not valid Jinja2"),
     ],
 )

@@ -326,7 +326,7 @@ def test_further_templates_may_be_files(tmp_path: Path) -> None:
     [
         ("tokenizer_config_json", "{", "not JSON"),
         ("tokenizer_config_json", "[" * 99999, "not JSON"),
-        ("tokenizer_config_json", "[]", "must hold a JSON object"),
+        ("tokenizer_config_json", "[]", "expected a JSON object"),
         ("chat_template_json", "{", "not JSON"),
         ("tokenizer_config_json", {"chat_template": 3}, "must be a string or a list"),
         ("tokenizer_config_json", {"chat_template": [{"name": "default"}]}, "must be a string or a list"),
