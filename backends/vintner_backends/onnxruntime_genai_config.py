@@ -76,6 +76,7 @@ def check_supported(spec: LoadSpec) -> None:
         "shapes": spec.shapes or spec.rows is not None,
         "streams": spec.streams is not None,
         "more than one instance": (spec.instances or 1) > 1,
+        "a bound of the tokens in a step": engine.max_batched_tokens is not None,
         "a bound of the key-value cache": engine.cache_bytes is not None,
         "speculative decoding": engine.draft_model is not None or engine.assistant_tokens or engine.ngram,
         "adapters": engine.adapters,

@@ -16,7 +16,6 @@ import openvino as ov
 import openvino_genai as genai
 from vintner.backend import LoadSpec
 from vintner.errors import LoadError
-from vintner.generation import EngineSpec
 from vintner.json_files import read_object
 
 from vintner_backends.cpu_budget import cpu_budget
@@ -26,6 +25,8 @@ from vintner_backends.openvino_genai_tokenizer import OpenVINOTokenizer
 
 CONTEXT: Final = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length")
 """Keys of a model's config.json that give its context length, by family."""
+BATCHED_TOKENS: Final = {"latency": 256, "throughput": 1024}
+"""In one step, by hint: with more, long prompts are through sooner, and hold up the answers of others for longer."""
 DEFAULTS: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -122,12 +123,12 @@ def _open(spec: LoadSpec, properties: dict[str, Any], blocks: int) -> Any:
         given["draft_model"] = genai.draft_model(spec.engine.draft_model, spec.engine.draft_device, **properties)
     if spec.engine.ngram:
         given["prompt_lookup"] = True
-    return genai.ContinuousBatchingPipeline(spec.path, _scheduling(spec.engine, blocks), spec.device, given)
+    return genai.ContinuousBatchingPipeline(spec.path, _scheduling(spec, blocks), spec.device, given)
 
 
-def _scheduling(engine: EngineSpec, blocks: int) -> Any:
-    config = genai.SchedulerConfig()
-    config.max_num_batched_tokens = engine.max_batched_tokens
+def _scheduling(spec: LoadSpec, blocks: int) -> Any:
+    engine, config = spec.engine, genai.SchedulerConfig()
+    config.max_num_batched_tokens = engine.max_batched_tokens or BATCHED_TOKENS[spec.performance_hint]
     config.max_num_seqs = engine.max_sequences
     # What is cached does not tell with which adapters it was computed.
     config.enable_prefix_caching = engine.prefix_caching and not engine.adapters

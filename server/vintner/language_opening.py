@@ -12,7 +12,7 @@ from vintner.backend import LanguageBackend, close_anyway
 from vintner.chat_templates import read_template
 from vintner.errors import LoadError, VintnerError, nearest
 from vintner.generation import LanguageModel, Sampling
-from vintner.language_servable import LanguageServable
+from vintner.language_servable import LanguageServable, check_keys
 from vintner.load_specs import load_specs
 from vintner.model_source import ModelSource
 from vintner.output_parsers import (
@@ -36,8 +36,7 @@ def open_language_model(
 ) -> LanguageServable:
     """Raises OperatorError with the reason if it cannot be loaded, or contradicts its configuration."""
     config = source.config
-    if len(config.in_pools()) > 1:
-        raise LoadError("a language model cannot have several pools: its requests share one engine")
+    check_keys(config)
     model = backend.load_language_model(load_specs(source, version, path, cores, cache_dir)[0])
     try:
         _warm_up(model)

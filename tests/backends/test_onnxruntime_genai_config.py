@@ -72,6 +72,7 @@ def test_a_broken_configuration_says_what_is_wrong(tmp_path: Path, text: str, re
         ({"streams": 2}, "streams"),
         ({"instances": 2}, "more than one instance"),
         ({"rows": 4}, "shapes"),
+        ({"engine": EngineSpec(max_batched_tokens=256)}, "a bound of the tokens in a step"),
         ({"engine": EngineSpec(cache_bytes=1)}, "a bound of the key-value cache"),
         ({"engine": EngineSpec(ngram=3)}, "speculative decoding"),
         ({"engine": EngineSpec(draft_model=Path("x"))}, "speculative decoding"),

@@ -23,6 +23,7 @@ CONFIGS = {
     "no_such_parser": "generation: {tool_parser: hermez}",
     "no_such_template": "generation: {chat_template: other.jinja}",
     "broken_template": "generation: {chat_template: broken.jinja}",
+    "pooled": "pools: [{device: CPU}, {device: CPU, hint: latency}]",
 }
 
 
@@ -35,6 +36,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         (root / name / "1" / "loud.jinja").write_text("{{ messages[0].content | upper }}")
         (root / name / "1" / "broken.jinja").write_text("{% if %}")
     forget_template(root / "no_template" / "1")
+    shutil.copytree(ROOT / "model_repository" / "text_lines", root / "tensors")
+    (root / "tensors" / "config.yaml").write_text("backend: onnxruntime\ngeneration: {max_num_seqs: 1}\n")
     server = start_server(root, root.parent / "settings.log", "--no-strict-readiness")
     yield server
     server.kill()
@@ -90,6 +93,8 @@ def test_an_answer_is_as_long_as_the_configuration_says(server: RunningServer) -
         ("no_such_parser", "tool_parser: there is no 'hermez'; did you mean 'hermes'?"),
         ("no_such_template", "other.jinja: cannot be read: No such file or directory"),
         ("broken_template", "broken.jinja: the chat template is not valid Jinja2"),
+        ("pooled", "a language model cannot have several pools"),
+        ("tensors", "generation: the model is not a language model"),
     ],
 )
 def test_a_setting_that_cannot_be_followed_is_told_when_the_model_is_loaded(
