@@ -38,6 +38,7 @@ SUPPORTED: Final = frozenset(
         "adapters",
         "constraints",
         "frequency_penalty",
+        "grammars",
         "ignore_eos",
         "logprobs",
         "min_p",
