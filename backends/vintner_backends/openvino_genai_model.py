@@ -6,7 +6,8 @@ Invariant: an engine with a bound on its cache knows of how many blocks that is.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -60,6 +61,9 @@ def load_model(spec: LoadSpec) -> OpenVINOLanguageModel:
     check_device(core, spec.device)
     if spec.affinity:
         raise LoadError("cores cannot be chosen for a language model of OpenVINO's: remove them, and set threads")
+    draft = spec.engine.draft_model
+    if draft is not None and not draft.is_dir():
+        raise LoadError(f"draft_model: there is no directory '{draft.name}' in the version's directory")
     properties = _properties(spec)
     _fix_tokenizers_path()
     try:
@@ -109,17 +113,23 @@ def _pipeline(spec: LoadSpec, properties: dict[str, Any]) -> tuple[Any, int]:
     engine = spec.engine
     if engine.cache_bytes is None:
         return _open(spec, properties, 0), 0
-    blocks = engine.cache_bytes // _block_size(_open(spec, properties, 1))
+    blocks = engine.cache_bytes // sum(_block_size(alone, properties) for alone in _alone(spec))
     if not blocks:
         raise LoadError(f"kv_cache_size: {engine.cache_bytes} bytes are less than one block of the model's cache")
     return _open(spec, properties, blocks), blocks
 
 
+def _alone(spec: LoadSpec) -> Iterator[LoadSpec]:
+    """The model, and the one that guesses for it, which has as many blocks: each by itself, without guessing."""
+    engine = replace(spec.engine, draft_model=None, ngram=0)
+    yield replace(spec, engine=engine)
+    if spec.engine.draft_model is not None:
+        yield replace(spec, path=spec.engine.draft_model, device=spec.engine.draft_device, engine=engine)
+
+
 def _open(spec: LoadSpec, properties: dict[str, Any], blocks: int) -> Any:
     given = dict(properties)
     if spec.engine.draft_model is not None:
-        if not spec.engine.draft_model.is_dir():
-            raise LoadError(f"draft_model: there is no directory '{spec.engine.draft_model.name}'")
         given["draft_model"] = genai.draft_model(spec.engine.draft_model, spec.engine.draft_device, **properties)
     if spec.engine.ngram:
         given["prompt_lookup"] = True
@@ -137,8 +147,9 @@ def _scheduling(spec: LoadSpec, blocks: int) -> Any:
     return config
 
 
-def _block_size(pipeline: Any) -> int:
+def _block_size(spec: LoadSpec, properties: dict[str, Any]) -> int:
     """Bytes of a block of the cache, which the library tells once it has one."""
+    pipeline = _open(spec, properties, 1)
     config = genai.GenerationConfig()
     config.max_new_tokens = 1
     config.apply_chat_template = False

@@ -65,8 +65,10 @@ def test_where_the_tokenizers_are_stays_said(monkeypatch: pytest.MonkeyPatch) ->
     [
         EngineSpec(draft_model=MODEL, assistant_tokens=3),
         EngineSpec(ngram=3, assistant_tokens=3),
+        EngineSpec(draft_model=MODEL, assistant_tokens=3, cache_bytes=2**22),
+        EngineSpec(ngram=3, assistant_tokens=3, cache_bytes=2**22),
     ],
-    ids=["draft_model", "prompt_lookup"],
+    ids=["draft_model", "prompt_lookup", "draft_model, bounded cache", "prompt_lookup, bounded cache"],
 )
 def test_tokens_that_are_guessed_ahead_save_steps_and_change_nothing(guessing: EngineSpec) -> None:
     chat = chats()["long_counting"]
@@ -74,6 +76,7 @@ def test_tokens_that_are_guessed_ahead_save_steps_and_change_nothing(guessing: E
     for spec in (EngineSpec(), guessing):
         model = load(spec)
         made.append(generate(model, chat))
+        assert model.engine.cache.size <= (spec.cache_bytes or 2**30)
         model.close()
     (plain, most), (guessed, steps) = made
     assert plain == guessed == chat.answer
