@@ -31,8 +31,7 @@ RESET_PATIENCE: Final = 10.0
 LEAST_PATIENCE: Final = 60.0
 """Seconds that a process that replaces another may take to load the model, or three times what the first one took."""
 
-GUIDANCE: Final = ("json_schema", "regex")
-"""Kinds of constraints, by the runtime's names too. Its grammars are in Lark's notation, which is not the seam's."""
+GUIDANCE: Final = {"json_schema": "json_schema", "regex": "regex", "grammar": "lark_grammar"}
 
 STEPS: Final = ("made", "failed")
 """What a step is answered by."""
@@ -198,9 +197,7 @@ def turn_options(sampling: Sampling, vocabulary_size: int) -> dict[str, tuple[An
         **_choice(sampling, vocabulary_size),
     }
     if sampling.constraint is not None:
-        if sampling.constraint.kind not in GUIDANCE:
-            raise Unsupported("ONNX Runtime GenAI does not support 'grammars' in GBNF")
-        options["guidance"] = (sampling.constraint.kind, sampling.constraint.value)
+        options["guidance"] = (GUIDANCE[sampling.constraint.kind], sampling.constraint.value)
     return options
 
 

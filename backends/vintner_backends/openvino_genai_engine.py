@@ -38,7 +38,6 @@ SUPPORTED: Final = frozenset(
         "adapters",
         "constraints",
         "frequency_penalty",
-        "grammars",
         "ignore_eos",
         "logprobs",
         "min_p",

@@ -21,7 +21,7 @@ which is no success. Empty: it goes on."""
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the generated text must be: `value` is a JSON schema, a regular expression, or a grammar in GBNF."""
+    """What the generated text must be: `value` is a JSON schema, a regular expression, or a grammar in EBNF."""
 
     kind: Literal["json_schema", "regex", "grammar"]
     value: str
@@ -217,7 +217,7 @@ class LanguageModel(Protocol):
 
     @property
     def supported(self) -> frozenset[str]:
-        """Of what not every runtime can do: `constraints`, `grammars` among them, `logprobs`, `adapters`, ..."""
+        """Of what not every runtime can do: `constraints`, `logprobs`, `adapters`, `min_p`, `presence_penalty`, ..."""
         ...
 
     def close(self) -> None:

@@ -66,10 +66,6 @@ class SamplingAsked:
         constraint = constraint or self.constraint
         if constraint is not None and "constraints" not in language.supported:
             raise Unsupported(f"the runtime of model '{language.name}' cannot constrain what it generates")
-        if constraint is not None and constraint.kind == "grammar" and "grammars" not in language.supported:
-            raise Unsupported(
-                f"the runtime of model '{language.name}' takes JSON schemas and patterns, but no grammars"
-            )
         if self.adapter and self.adapter not in language.adapters:
             raise NotFound(f"model '{language.name}' has no adapter '{self.adapter[:64]}'")
         values = {"max_new_tokens": 0, **DEFAULTS, **_whole(language.defaults), **self.given}

@@ -121,10 +121,8 @@ def test_end_tokens_are_ignored_by_masking_them_to_the_end() -> None:
 
 
 def test_a_constraint_is_the_runtimes_guidance() -> None:
-    constraint = Constraint("regex", "a+")
-    assert turn_options(Sampling(5, constraint=constraint), 10)["guidance"] == ("regex", "a+")
-    with pytest.raises(Unsupported, match="'grammars'"):
-        turn_options(Sampling(5, constraint=Constraint("grammar", 'root ::= "a"')), 10)
+    constraint = Constraint("grammar", 'start: "a"')
+    assert turn_options(Sampling(5, constraint=constraint), 10)["guidance"] == ("lark_grammar", 'start: "a"')
 
 
 @pytest.mark.parametrize(

@@ -111,13 +111,6 @@ def test_an_adapter_is_chosen_by_name() -> None:
         chat(adapter="german").prepare(model)
 
 
-def test_a_grammar_is_refused_where_the_runtime_takes_none() -> None:
-    asked = chat(guided_grammar='root ::= "yes"')
-    assert asked.prepare(language(supported=frozenset({"constraints", "grammars"})))[0].sampling.constraint is not None
-    with pytest.raises(Unsupported, match="no grammars"):
-        asked.prepare(language(supported=frozenset({"constraints"})))
-
-
 def test_tools_are_shown_unless_none_may_be_called() -> None:
     with_parser = language(tool_parser="hermes", supported=ALL)
     assert prompt(chat(tools=[LOOK]), with_parser) == b"user:hello\ntools\n>"
