@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from jinja2 import Template, TemplateSyntaxError
 
-from vintner.chat_messages import messages_for
+from vintner.chat_messages import check_shown, messages_for
 from vintner.errors import ConfigError, InvalidArgument
 from vintner.template_environment import environment, written_by
 from vintner.template_usage import usage_of
@@ -66,10 +66,12 @@ class ChatTemplate:
         compiled = self._compiled(tools)
         self._check_kwargs(compiled, kwargs)
         given = messages_for(compiled.usage, messages)
+        shown = given[:]
         if continue_final_message:
             given[-1] = _marked(given[-1])
         values = {"documents": None, **self.tokens, **kwargs, "messages": given, "tools": tools}
         rendered = written_by(compiled.template, {**values, "add_generation_prompt": add_generation_prompt})
+        check_shown(shown, rendered)
         return _before_mark(rendered) if continue_final_message else rendered
 
     def _compiled(self, tools: Sequence[Mapping[str, Any]] | None) -> _Compiled:

@@ -121,8 +121,9 @@ def test_end_tokens_are_ignored_by_masking_them_to_the_end() -> None:
 
 
 def test_a_constraint_is_the_runtimes_guidance() -> None:
-    constraint = Constraint("grammar", 'start: "a"')
-    assert turn_options(Sampling(5, constraint=constraint), 10)["guidance"] == ("lark_grammar", 'start: "a"')
+    regex, grammar = Constraint("regex", "a+"), Constraint("grammar", 'root ::= "a"')
+    assert turn_options(Sampling(5, constraint=regex), 10)["guidance"] == ("regex", "a+")
+    assert turn_options(Sampling(5, constraint=grammar), 10)["guidance"] == ("lark_grammar", 'start: "a"')
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,23 @@ def test_arguments_may_be_an_object_already() -> None:
     assert '```json\n{"a": 1}\n```' in as_text
 
 
+def test_a_developer_is_the_system_to_a_template_that_knows_no_developer() -> None:
+    told = [{"role": "developer", "content": "Be brief."}, HELLO]
+    for source in (sources.QWEN25, sources.PHI4, sources.LLAMA31):
+        assert template(source).render(told) == template(source).render([SYSTEM, HELLO])
+    knows = "{% for m in messages %}{% if m.role == 'developer' %}[{{ m.content }}]{% endif %}{% endfor %}"
+    assert template(knows).render(told) == "[Be brief.]"
+
+
+def test_a_role_that_the_template_passes_over_is_refused() -> None:
+    passes_over = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    for content in ("Be brief.", [{"type": "text", "text": "Be brief."}]):
+        with pytest.raises(InvalidArgument, match=r"messages\[1\].role: the chat template does not show 'judge'"):
+            template(passes_over).render([HELLO, {"role": "judge", "content": content}])
+    shown = template(sources.CHATML).render([{"role": "judge", "content": "Be brief. "}, HELLO])
+    assert shown.startswith("<|im_start|>judge\nBe brief. <|im_end|>")
+
+
 PARTS = {"role": "user", "content": [{"type": "text", "text": "One"}, {"type": "text", "text": "Two"}]}
 
 
