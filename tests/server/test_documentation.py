@@ -18,6 +18,7 @@ from running_server import ROOT, RunningServer, start_server
 from tiny_llm import ADAPTER, adapted_chats, chats
 from vintner.model_config import GenerationConfig, parse_model_config
 from vintner.output_parsers import REASONING_PARSERS, TOOL_PARSERS
+from vintner.text_parameters import CONSTRAINTS, OTHERS, SAMPLING
 from vintner.triton_config import read_triton_config
 from vintner_backends.text_settings import OPTIONS, read_settings
 
@@ -174,6 +175,13 @@ def test_the_settings_of_a_language_model_in_the_docs_are_all_that_there_are(tmp
     for table, known in (("tool_parser", TOOL_PARSERS), ("reasoning_parser", REASONING_PARSERS)):
         rows = page.partition(f"| Template | `{table}` |")[2].partition("\n\n")[0]
         assert set(re.findall(r"\| `(\w+)` \|$", rows, re.MULTILINE)) == known.keys()
+
+
+def test_the_parameters_of_a_language_model_in_the_docs_are_all_that_there_are() -> None:
+    page = (ROOT / "docs" / "language_models.md").read_text()
+    rows = page.partition("| Parameter | |")[2].partition("\n\n")[0].splitlines()
+    documented = {name for row in rows if row for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert documented == {*SAMPLING, *CONSTRAINTS, *OTHERS, "priority", "timeout"}
 
 
 def test_a_language_model_without_a_version_directory_has_the_settings_in_the_docs(tmp_path: Path) -> None:
