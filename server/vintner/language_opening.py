@@ -42,7 +42,7 @@ def open_language_model(
         _warm_up(model)
         wanted = config.generation
         template = read_template(model.directory, wanted.chat_template)
-        written = template.source if template is not None else ""
+        written = (template.source, template.source_with_tools) if template is not None else ("", "")
         return LanguageServable(
             source.name,
             version,
@@ -51,12 +51,12 @@ def open_language_model(
             threads,
             backend_name,
             template,
-            _parser("tool_parser", wanted.tool_parser, TOOL_PARSERS, choose_tool_parser(written)),
+            _parser("tool_parser", wanted.tool_parser, TOOL_PARSERS, choose_tool_parser(written[1])),
             _parser(
                 "reasoning_parser",
                 wanted.reasoning_parser,
                 REASONING_PARSERS,
-                choose_reasoning_parser(written),
+                choose_reasoning_parser(written[0]),
             ),
         )
     except BaseException:

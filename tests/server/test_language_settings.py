@@ -18,6 +18,7 @@ CONFIGS = {
     "plain": "",
     "other_template": "generation: {chat_template: loud.jinja}",
     "no_template": "",
+    "two_templates": "",
     "no_parsers": "generation: {tool_parser: none, reasoning_parser: none}",
     "short": "generation: {default_max_tokens: 3}",
     "no_such_parser": "generation: {tool_parser: hermez}",
@@ -36,11 +37,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         (root / name / "1" / "loud.jinja").write_text("{{ messages[0].content | upper }}")
         (root / name / "1" / "broken.jinja").write_text("{% if %}")
     forget_template(root / "no_template" / "1")
+    give_tools_a_template(root / "two_templates" / "1")
     shutil.copytree(ROOT / "model_repository" / "text_lines", root / "tensors")
     (root / "tensors" / "config.yaml").write_text("backend: onnxruntime\ngeneration: {max_num_seqs: 1}\n")
     server = start_server(root, root.parent / "settings.log", "--no-strict-readiness")
     yield server
     server.kill()
+
+
+def give_tools_a_template(directory: Path) -> None:
+    (directory / "additional_chat_templates").mkdir()
+    (directory / "chat_template.jinja").rename(directory / "additional_chat_templates" / "tool_use.jinja")
+    (directory / "chat_template.jinja").write_text("{{ messages[0].content }}")
 
 
 def forget_template(directory: Path) -> None:
@@ -79,6 +87,13 @@ def test_text_is_read_by_nothing_if_that_is_wanted(server: RunningServer) -> Non
     asked = {"messages": messages("tool"), "tools": tools("tool")}
     status, reply = post(server, "chat/completions", model="no_parsers", **asked)
     assert (status, reply["error"]["code"], reply["error"]["param"]) == (400, "unsupported_parameter", "tools")
+
+
+def test_a_template_for_tools_tells_how_they_are_called(server: RunningServer) -> None:
+    asked = {"messages": messages("tool"), "tools": tools("tool"), "temperature": 0}
+    reply = post(server, "chat/completions", model="two_templates", **asked)[1]
+    assert reply["choices"][0]["finish_reason"] == "tool_calls"
+    assert reply["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
 
 
 def test_an_answer_is_as_long_as_the_configuration_says(server: RunningServer) -> None:
