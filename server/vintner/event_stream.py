@@ -97,7 +97,7 @@ class EventStream:
 
     def _timed(self, part: bytes) -> bytes:
         now = self._clock()
-        if not part and not self._ended and now - self._sent_at >= SILENCE:
+        if not part and now - self._sent_at >= SILENCE:
             part = COMMENT
         if part:
             self._sent_at = now
