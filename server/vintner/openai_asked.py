@@ -121,7 +121,7 @@ class Streamed(_Asked):
         """Takes the core's answer to the request."""
         self._outbox.put(result if isinstance(result, Exception) else Ended())
 
-    def next(self, timeout: float) -> Sequence[Piece] | None:
+    def next(self, timeout: float | None) -> Sequence[Piece] | None:
         """The next pieces, or None if there were none in so many seconds. Raises what ended the request, or Ended."""
         item = self._outbox.take(timeout)
         if not isinstance(item, Exception):

@@ -383,7 +383,7 @@ class Stepper:
                     self._engine.cancel(progress.key)
                 call.left -= 1
                 call.send(sequence)
-            elif sequence.pending and now >= sequence.due and call.wants(sequence):
+            elif sequence.pending and now >= sequence.due and call.wants_pieces:
                 sequence.due = now + interval
                 call.send(sequence)
             else:

@@ -44,9 +44,10 @@ class ChatTemplate:
         self._plain = _Compiled(source, now)
         self._with_tools = self._plain if with_tools is None else _Compiled(with_tools, now)
 
-    def source_for(self, tools: Sequence[Mapping[str, Any]] | None) -> str:
-        """The one of the two that requests with such tools get: what a parser of the answer is chosen by."""
-        return self._compiled(tools).source
+    @property
+    def source_with_tools(self) -> str:
+        """Of the one that requests with tools get: what their answers' parser is chosen by."""
+        return self._with_tools.source
 
     def render(
         self,

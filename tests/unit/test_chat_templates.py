@@ -76,6 +76,7 @@ RENDERED = [
     (sources.SMOLVLM, [HELLO], "<|im_start|>User:Hello<end_of_utterance>\nAssistant:"),
     (sources.QWEN3_VL, [HELLO], "user: Hello\n"),
 ]  # fmt: skip
+"""The texts were compared with what transformers 5.5.4 renders."""
 
 
 def template(source: str, **settings: Any) -> ChatTemplate:
@@ -343,7 +344,7 @@ def test_further_templates_may_be_files(tmp_path: Path) -> None:
     [
         ("tokenizer_config_json", "{", "not JSON"),
         ("tokenizer_config_json", "[" * 99999, "not JSON"),
-        ("tokenizer_config_json", "[]", "must hold a JSON object"),
+        ("tokenizer_config_json", "[]", "expected a JSON object"),
         ("chat_template_json", "{", "not JSON"),
         ("tokenizer_config_json", {"chat_template": 3}, "must be a string or a list"),
         ("tokenizer_config_json", {"chat_template": [{"name": "default"}]}, "must be a string or a list"),
