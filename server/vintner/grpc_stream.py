@@ -18,6 +18,7 @@ from threading import Lock, Semaphore, Thread
 from typing import Final
 
 from vintner import grpc_codec as codec
+from vintner.cores import without_preempting
 from vintner.errors import Cancelled, InvalidArgument, QueueFull, Stopping
 from vintner.outbox import PATIENCE, Outbox
 from vintner.service import MOST_STREAMS, Service
@@ -97,17 +98,21 @@ class InferStream:
         """What is to be sent. Raises the error that the stream is to end with."""
         Thread(target=self._read, args=(received,), name="vintner-grpc-stream", daemon=True).start()
         try:
-            while (message := self._outbox.take()) is not None:
-                if message.error is not None and self._errors_end_it:
-                    raise message.error
-                if message.data:
-                    yield message.data
-                if message.last:
-                    self._places.release()
+            with without_preempting():
+                yield from self._sent()
             if self._error is not None:
                 raise self._error
         finally:
             self.cancel()
+
+    def _sent(self) -> Iterator[bytes]:
+        while (message := self._outbox.take()) is not None:
+            if message.error is not None and self._errors_end_it:
+                raise message.error
+            if message.data:
+                yield message.data
+            if message.last:
+                self._places.release()
 
     def cancel(self) -> None:
         """The call is over: nobody takes anything any more."""

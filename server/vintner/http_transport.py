@@ -23,6 +23,7 @@ from granian import _granian
 from granian._futures import _new_cbscheduler
 from granian.http import HTTP1Settings, HTTP2Settings
 
+from vintner.cores import without_preempting
 from vintner.errors import ConfigError
 from vintner.http_slow_bodies import SlowBodies, SlowBody, TimedBody
 
@@ -142,7 +143,8 @@ class HttpTransport:
         answer = self._handler(environ, respond)
         if isinstance(answer, StreamedAnswer):
             try:
-                response.response_iter(answer.status, answer.headers, answer.parts)
+                with without_preempting():
+                    response.response_iter(answer.status, answer.headers, answer.parts)
             finally:
                 answer.parts.close()
         elif answer is not None and answer[0] != SlowBody.status:  # that has been sent already, see `SlowBodies`

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vintner.cores import available_cores, parse_cores, write_cores
+from vintner.cores import available_cores, parse_cores, without_preempting, write_cores
 from vintner.errors import ConfigError
 
 
@@ -110,3 +110,19 @@ def test_the_affinity_of_the_process_decides() -> None:
 @given(st.frozensets(st.integers(0, 200), min_size=1))
 def test_what_is_written_is_read(cores: frozenset[int]) -> None:
     assert parse_cores(write_cores(cores), allowed=cores) == cores
+
+
+def test_a_thread_that_does_not_preempt_is_as_before_in_the_end() -> None:
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    with without_preempting():
+        assert os.sched_getscheduler(0) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_a_policy_that_somebody_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(os, "sched_getscheduler", lambda thread: os.SCHED_IDLE)
+    monkeypatch.setattr(os, "sched_setscheduler", lambda thread, policy, parameters: chosen.append(policy))
+    with without_preempting():
+        pass
+    assert not chosen
