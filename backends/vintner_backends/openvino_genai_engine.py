@@ -91,7 +91,9 @@ class OpenVINOEngine:
             self._switch(sampling.adapters)
             prompt = ov.Tensor(np.array([tokens], np.int64))
             self._handles[key] = self._pipeline.add_request(key, prompt, config)
-        except (RuntimeError, ValueError, TypeError) as exc:  # the last for a number that it has no room for
+        except TypeError as exc:
+            raise InvalidArgument("the runtime refuses the request: a number is too large for it") from exc
+        except (RuntimeError, ValueError) as exc:
             raise InvalidArgument(f"the runtime refuses the request: {short(exc)}") from exc
         if sampling.logprobs:
             self._wants_logprobs.add(key)

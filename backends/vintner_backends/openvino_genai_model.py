@@ -108,7 +108,7 @@ def _pipeline(spec: LoadSpec, properties: dict[str, Any]) -> tuple[Any, int]:
     engine = spec.engine
     if engine.cache_bytes is None:
         return _open(spec, properties, 0), 0
-    blocks = engine.cache_bytes // _block_size(_open(spec, properties, 1))
+    blocks = engine.cache_bytes // _block_size(_open(spec, properties, 1), engine)
     if not blocks:
         raise LoadError(f"kv_cache_size: {engine.cache_bytes} bytes are less than one block of the model's cache")
     return _open(spec, properties, blocks), blocks
@@ -136,9 +136,12 @@ def _scheduling(engine: EngineSpec, blocks: int) -> Any:
     return config
 
 
-def _block_size(pipeline: Any) -> int:
+def _block_size(pipeline: Any, engine: EngineSpec) -> int:
     """Bytes of a block of the cache, which the library tells once it has one."""
     config = genai.GenerationConfig()
+    if engine.assistant_tokens:
+        config.num_assistant_tokens = engine.assistant_tokens
+        config.max_ngram_size = engine.ngram
     config.max_new_tokens = 1
     config.apply_chat_template = False
     pipeline.add_request(0, ov.Tensor(np.array([[0]], np.int64)), config)
