@@ -99,15 +99,21 @@ class GeneratedSequence:
         tokens = progress.tokens
         if self._skip:
             tokens = self._repeated(tokens)
-        if tokens:
-            self._made.extend(tokens)
-            self._piece_tokens += len(tokens)
-            if progress.logprobs:
-                pairs = zip(tokens, progress.logprobs[-len(tokens) :], strict=True)
-                self._logprobs.extend(TokenLogprob(token, value) for token, value in pairs)
-            self._say(self._decoder.feed(tokens))
+        logprobs = progress.logprobs[-len(tokens) :] if tokens and progress.logprobs else ()
+        size = len(tokens) if self._stops is None else 1
+        for begin in range(0, len(tokens), max(1, size)):
+            self._generated(tokens[begin : begin + size], logprobs[begin : begin + size])
+            if self.finish:
+                return  # what a step made beyond a stop string is no part of the answer
         if progress.end and not self.finish:
             self._end("length" if progress.end == "length" else "stop")
+
+    def _generated(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
+        self._made.extend(tokens)
+        self._piece_tokens += len(tokens)
+        if logprobs:
+            self._logprobs.extend(map(TokenLogprob, tokens, logprobs))
+        self._say(self._decoder.feed(tokens))
 
     def _say(self, text: str) -> None:
         if self._stops is not None and text:
@@ -134,11 +140,11 @@ class GeneratedSequence:
     def again(self) -> tuple[Sequence[int], Sampling]:
         """The prompt and the sampling with which it goes on in an engine that knows nothing of it any more.
 
-        A constraint begins with the answer, so a constrained answer is generated from its begin, and what is repeated
-        is not sent again; any other goes on behind what there is.
+        What looks at the answer alone, such as a constraint, has to see its begin: then all is generated again, and
+        what is repeated is not sent again. Any other answer goes on behind what there is.
         """
         self._known = len(self._made)
-        if self.sampling.constraint is not None:
+        if self.sampling.minds_begin:
             self._skip = len(self._made)
             return self.prompt, self.sampling
         left = max(1, self.sampling.max_new_tokens - len(self._made))
