@@ -48,6 +48,8 @@ class FakeEngine:
         self.fail: Callable[[Sequence[str]], str] = lambda prompts: ""
         """Why a step with sequences of these prompts fails, if it does."""
         self.refuse: Exception | None = None
+        self.broken = ""
+        """Why nothing can be added until it is reset, if so."""
         self.lost = False
         """Whether it cannot be reset."""
         self.all_lose = False
@@ -59,6 +61,8 @@ class FakeEngine:
     def add(self, key: int, tokens: Sequence[int], sampling: Sampling) -> None:
         if self.refuse is not None:
             raise self.refuse
+        if self.broken:
+            raise BackendError(self.broken)
         assert key not in self.running
         assert len(self.running) < self.max_sequences
         self.running[key] = Generated(list(tokens), sampling)
@@ -103,6 +107,7 @@ class FakeEngine:
     def reset(self) -> None:
         self.resets += 1
         self.running.clear()
+        self.broken = ""
         if self.lost:
             raise BackendError("the device is gone")
 

@@ -43,6 +43,7 @@ SUPPORTED: Final = frozenset(
         "min_p",
         "min_tokens",
         "presence_penalty",
+        "seed",
     }
 )
 
@@ -82,14 +83,16 @@ class OpenVINOEngine:
         return CacheUse(metrics.cache_usage / 100, metrics.kv_cache_size_in_bytes, self._blocks, BLOCK_TOKENS)
 
     def add(self, key: int, tokens: Sequence[int], sampling: Sampling) -> None:
-        config = self._config(sampling)
         if self._cancelled and not self._handles:
             self._step()
         try:
+            config = self._config(sampling)
             config.validate()
             self._switch(sampling.adapters)
             prompt = ov.Tensor(np.array([tokens], np.int64))
             self._handles[key] = self._pipeline.add_request(key, prompt, config)
+        except TypeError as exc:
+            raise InvalidArgument("the runtime refuses the request: a number is too large for it") from exc
         except (RuntimeError, ValueError) as exc:
             raise InvalidArgument(f"the runtime refuses the request: {short(exc)}") from exc
         if sampling.logprobs:

@@ -134,11 +134,11 @@ class GeneratedSequence:
     def again(self) -> tuple[Sequence[int], Sampling]:
         """The prompt and the sampling with which it goes on in an engine that knows nothing of it any more.
 
-        A constraint begins with the answer, so a constrained answer is generated from its begin, and what is repeated
-        is not sent again; any other goes on behind what there is.
+        What looks at the answer alone, such as a constraint, has to see its begin: then all is generated again, and
+        what is repeated is not sent again. Any other answer goes on behind what there is.
         """
         self._known = len(self._made)
-        if self.sampling.constraint is not None:
+        if self.sampling.minds_begin:
             self._skip = len(self._made)
             return self.prompt, self.sampling
         left = max(1, self.sampling.max_new_tokens - len(self._made))

@@ -56,6 +56,13 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0.0
 
+    @property
+    def minds_begin(self) -> bool:
+        """Whether a token depends on where the answer begins, not only on those in front of it; where it is drawn,
+        a penalty that has not seen them all makes no difference that could be told."""
+        penalised = self.presence_penalty != 0 or self.frequency_penalty != 0
+        return self.constraint is not None or (self.greedy and penalised)
+
 
 @dataclass(slots=True)
 class Progress:
@@ -217,7 +224,8 @@ class LanguageModel(Protocol):
 
     @property
     def supported(self) -> frozenset[str]:
-        """Of what not every runtime can do: `constraints`, `logprobs`, `adapters`, `min_p`, `presence_penalty`, ..."""
+        """Of what not every runtime can do: `constraints`, `logprobs`, `adapters`, `min_p`, `presence_penalty`, ...;
+        with `seed` each answer that is drawn has one, so that it can be drawn again."""
         ...
 
     def close(self) -> None:

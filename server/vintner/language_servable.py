@@ -6,6 +6,7 @@ API, or has tensors as Triton's clients send them, of which `text_tensors` makes
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -163,10 +164,22 @@ class LanguageServable(Servable):
         for prompt in work.prompts:
             check_prompt(self.language, prompt, wanted)
         room = self.language.context_length - max(map(len, work.prompts))
-        return work if wanted else replace(work, sampling=self._bounded(work.sampling, room))
+        return replace(work, sampling=self._complete(work.sampling, room))
 
-    def _bounded(self, sampling: Sampling, room: int) -> Sampling:
-        return replace(sampling, max_new_tokens=min(room, self._default or room))
+    def _complete(self, sampling: Sampling, room: int) -> Sampling:
+        """With a length, and with a seed of its own where the runtime knows seeds: what is drawn can then be drawn
+        again, if it has to be. Raises InvalidArgument."""
+        most = sampling.max_new_tokens or min(room, self._default or room)
+        if sampling.min_new_tokens > most:
+            raise InvalidArgument(
+                f"parameter 'min_tokens': expected at most the {most} tokens that the answer may have, got"
+                f" {sampling.min_new_tokens}",
+                "min_tokens",
+            )
+        seed = sampling.seed
+        if seed is None and not sampling.greedy and "seed" in self.language.supported:
+            seed = secrets.randbits(32)
+        return replace(sampling, max_new_tokens=most, seed=seed)
 
 
 def _timing(request: Request, received: float) -> Timing | None:

@@ -72,7 +72,7 @@ class Shadow:
         self._bytes = 0
         self._outcomes: dict[tuple[str, str], int] = {}
         self._drifts: dict[str, Drift] = {}
-        self._skipped = {"busy": 0, "not_ready": 0}
+        self._skipped = {"busy": 0, "not_ready": 0, "not_comparable": 0}
 
     @property
     def skipped(self) -> Mapping[str, int]:
@@ -106,6 +106,9 @@ class Shadow:
     def offer(self, request: Request, served: Response) -> None:
         """Has a copy made of a request that was answered, if it is one of the share. Returns soon, and never raises."""
         if served.model_version == self.version or self._points.next() >= self._share:
+            return
+        if not served.outputs:  # a stream has gone, and what a chat asks is no tensor
+            self._skip("not_comparable")
             return
         copy = _Copy(request, served, _size(request) + _size(served))
         if not self._admit(copy):

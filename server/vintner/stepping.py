@@ -6,7 +6,8 @@ its own text. Requests that end early, by their client or their deadline, are an
 thread then takes them out of the engine before the next step.
 
 A step that fails, fails for all sequences. The engine is reset; those that have not made a token since they were added
-are tried one by one, so the one that cannot be run is found, and told; all others go on where they were.
+are tried one by one, so the one that cannot be run is found, and told; all others go on where they were. So does one that
+the engine could not even take, for want of a process, say.
 
 Invariants: a call gets exactly one end; a key is in the engine if and only if its sequence is in `_running`.
 """
@@ -16,14 +17,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from threading import Condition, Thread
 from typing import Final
 
 from vintner.alarms import Alarm, AlarmClock
 from vintner.batching import BatchQueue, QueueLimits
-from vintner.errors import BackendError, Cancelled, InvalidArgument, Stopping, TooLarge, VintnerError
+from vintner.errors import BackendError, Cancelled, Internal, InvalidArgument, Stopping, TooLarge, VintnerError
 from vintner.generated_sequence import GeneratedSequence
 from vintner.generation import Engine, Progress
 from vintner.generation_call import GenerationCall
@@ -122,20 +123,26 @@ class Stepper:
         if call.cancellation is not None:
             call.cancellation.on_cancel(lambda: self._end(call, Cancelled("the client cancelled the request")))
         try:
-            with self._changed:
-                if call.state == "done":
-                    return
-                if self._refusal is not None:
-                    raise self._refusal
-                self._queue.push(call)
-                if call.deadline is not None:
-                    self._expect(call.deadline)
-                self._changed.notify()
+            self._push(call)
         except Exception:
-            call.state = "done"
             if call.cancellation is not None:
                 call.cancellation.on_cancel(None)  # or the two would keep each other
             raise
+
+    def _push(self, call: GenerationCall) -> None:
+        with self._changed:
+            if call.state == "done":
+                return
+            try:
+                if self._refusal is not None:
+                    raise self._refusal
+                self._queue.push(call)
+            except Exception:
+                call.state = "done"  # under the lock, or a client that goes away now would be answered as well
+                raise
+            if call.deadline is not None:
+                self._expect(call.deadline)
+            self._changed.notify()
 
     def _check_room(self, call: GenerationCall) -> None:
         cache = self._cache
@@ -299,7 +306,9 @@ class Stepper:
             return
         if self._engine.in_waves and self._running:
             return
-        while len(self._running) < self._most and (sequence := self._next()) is not None:
+        while not self._trial and len(self._running) < self._most and (sequence := self._next()) is not None:
+            if sequence.call.state == "done":
+                continue
             if not self._fits(sequence):
                 self._ready.appendleft(sequence)
                 return
@@ -341,6 +350,9 @@ class Stepper:
         prompt, sampling = sequence.again() if sequence.made else (sequence.prompt, sequence.sampling)
         try:
             self._engine.add(self._key, prompt, sampling)
+        except BackendError as exc:
+            self._renew([*self._running.values(), sequence], [sequence], exc)
+            return
         except Exception as exc:
             self._end(sequence.call, exc)
             return
@@ -389,7 +401,11 @@ class Stepper:
                 continue
             touched[call] = None
         for call in touched:
-            call.flush()
+            try:
+                call.flush()
+            except Exception:
+                logger.exception("a part of an answer could not be given")
+                self._end(call, Internal())
             if not call.left:
                 self._end(call, None)
 
@@ -413,8 +429,14 @@ class Stepper:
 
     def _recover(self, error: Exception) -> None:
         """After a step that failed."""
-        logger.warning("%s failed at a step with %d sequences: %s", self._name, len(self._running), error)
-        running, suspects = list(self._running.values()), self._suspects()
+        self._renew(list(self._running.values()), self._suspects(), error)
+
+    def _renew(
+        self, running: Sequence[GeneratedSequence], suspects: Collection[GeneratedSequence], error: Exception
+    ) -> None:
+        """Goes on with those that ran, in an engine that has forgotten them. A suspect is tried again, for it may have
+        been the engine's fault; if it fails alone then, it is at fault."""
+        logger.warning("%s failed with %d sequences: %s", self._name, len(running), error)
         self._running.clear()
         self._unproven.clear()
         try:
@@ -422,22 +444,16 @@ class Stepper:
         except Exception as exc:
             self._give_up(exc)
             return
-        if len(suspects) == 1:
-            running.remove(suspects[0])
-            self._end(suspects[0].call, _blame(suspects[0], error))
+        most = 2 if len(suspects) == 1 else MOST_FAILURES
         for sequence in reversed(running):
             if sequence.call.state == "done":
                 continue
-            if sequence not in suspects:
-                self._metrics.retried += 1
-                self._ready.appendleft(sequence)
-                continue
-            sequence.failures += 1
-            if sequence.failures < MOST_FAILURES:
-                self._metrics.retried += 1
-                self._trial.appendleft(sequence)
-            else:
+            sequence.failures += sequence in suspects
+            if sequence.failures >= most and sequence in suspects:
                 self._end(sequence.call, _blame(sequence, error))
+                continue
+            self._metrics.retried += 1
+            (self._trial if sequence in suspects else self._ready).appendleft(sequence)
 
     def _suspects(self) -> list[GeneratedSequence]:
         """Of the sequences in the engine, those with which a step may have failed: the new ones, as they were added;

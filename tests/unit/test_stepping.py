@@ -16,6 +16,7 @@ from vintner.errors import (
     BackendError,
     Cancelled,
     DeadlineExceeded,
+    Internal,
     InvalidArgument,
     QueueFull,
     QueueTimeout,
@@ -444,6 +445,76 @@ def test_an_engine_that_always_fails_ends_every_request(world: World) -> None:
     assert all(isinstance(client.error, BackendError) for client in clients)
     world.engine.fail = lambda prompts: ""
     assert world.ask("ba").text() == "ab"
+
+
+def test_an_engine_that_cannot_take_a_request_begins_anew_and_nobody_notices(world: World) -> None:
+    """Such as one whose process has died, or in which those that nobody wants any more went wrong."""
+    first = world.ask("9876543210")
+    world.until_running(1)
+    world.step(3)
+    world.engine.broken = "the process ended"
+    second = world.ask("edcba")
+    world.run()
+    assert first.text() == "0123456789"
+    assert second.text() == "abcde"
+    assert world.engine.resets == 1
+
+
+def test_a_request_that_an_engine_can_never_take_is_an_error_and_the_others_go_on(world: World) -> None:
+    first = world.ask("9876543210")
+    world.until_running(1)
+    world.step(3)
+    add = world.engine.add
+
+    def refusing(key: int, tokens: Sequence[int], sampling: Sampling) -> None:
+        if bytes(tokens) == b"bad|":
+            raise BackendError("it breaks the engine")
+        add(key, tokens, sampling)
+
+    world.engine.add = refusing  # type: ignore[method-assign]
+    bad = world.ask("bad")
+    world.run()
+    assert isinstance(bad.error, BackendError)
+    assert first.text() == "0123456789"
+
+
+def test_a_request_alone_is_tried_again_for_it_may_have_been_the_engine(world: World) -> None:
+    failures = iter(["the process ended"])
+    client = world.ask("edcba")
+    world.until_running(1)
+    world.step(2)
+    world.engine.fail = lambda prompts: next(failures, "")
+    world.run()
+    assert client.text() == "abcde"
+    assert world.engine.resets == 1
+
+
+def test_an_answer_that_cannot_be_handed_over_costs_nobody_else_a_step(world: World) -> None:
+    broken, whole = world.ask("9876543210"), world.ask("edcba")
+    world.until_running(2)
+
+    def fail(pieces: Sequence[Piece]) -> None:
+        raise ValueError("a fault of ours")
+
+    broken.take = fail  # type: ignore[method-assign]
+    world.run()
+    assert isinstance(broken.error, Internal)
+    assert whole.text() == "abcde"
+    assert world.engine.resets == 0
+    wait_until(lambda: not world.engine.running)
+
+
+@pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
+def test_what_is_penalised_for_its_answer_is_generated_from_its_begin(world: World, penalty: str) -> None:
+    client = world.ask("876543210", sampling=Sampling(MANY, **{penalty: 0.5}))
+    world.until_running(1)
+    world.step(4)
+    world.engine.fail = poisoned
+    bad = world.ask("bad")
+    world.run()
+    assert isinstance(bad.error, BackendError)
+    assert client.text() == "012345678"
+    assert world.engine.added.count("876543210|") >= 2
 
 
 def test_an_engine_that_cannot_be_reset_answers_all_and_takes_nothing_more(world: World) -> None:
