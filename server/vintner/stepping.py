@@ -6,8 +6,8 @@ its own text. Requests that end early, by their client or their deadline, are an
 thread then takes them out of the engine before the next step.
 
 A step that fails, fails for all sequences. The engine is reset; those that have not made a token since they were added
-are tried one by one, so the one that cannot be run is found, and told; all others go on where they were. So does one that
-the engine could not even take, for want of a process, say.
+are tried one by one, so the one that cannot be run is found, and told; all others go on where they were. So does one
+that the engine could not even take, for want of a process, say.
 
 Invariants: a call gets exactly one end; a key is in the engine if and only if its sequence is in `_running`.
 """
