@@ -36,7 +36,8 @@ class TextAsked:
         self._model, self._version, self._id = model, version, request.id
         self._stream = request.stream
         self._prompts = _prompts(request.inputs, model)
-        self._parameters = read_text_parameters({**request.parameters, **_inputs(request.inputs)})
+        named = {f"return_{name}": True for name in request.outputs if name in EXTRA}
+        self._parameters = read_text_parameters({**request.parameters, **_inputs(request.inputs), **named})
         self.streams = request.stream is not None and self._parameters.streams
         self._with_prompt = self._parameters.given.get("exclude_input_in_output") is False
         if self.streams and len(self._prompts) > 1:
@@ -103,7 +104,7 @@ class TextAsked:
 LISTS: Final = frozenset(spec.name for spec in OPTIONAL_INPUTS)
 
 EXTRA: Final = ("finish_reason", "cumulative_logprob", "logprobs", "num_input_tokens", "num_output_tokens")
-"""Outputs that there are if they are asked for by parameters."""
+"""Outputs that there are if they are asked for, by name or by parameters."""
 
 
 def _counts(values: Sequence[int]) -> Tensor:

@@ -160,6 +160,17 @@ def test_generate_tells_the_probabilities_as_triton_s_backend_of_vllm_does(serve
     assert reply["cumulative_logprob"] < 0
 
 
+def test_outputs_that_are_named_are_told(server: RunningServer) -> None:
+    names = ("text_output", "finish_reason", "cumulative_logprob", "num_output_tokens")
+    outputs = [grpc_client.InferRequestedOutput(name) for name in names]
+    client = grpc_client.InferenceServerClient(server.grpc)
+    reply = client.infer("tiny_llm", grpc_input(prompt("capital")), outputs=outputs)
+    assert reply.as_numpy("text_output").tolist() == [answer("capital").encode()]
+    assert reply.as_numpy("finish_reason").tolist() == [b"stop"]
+    assert reply.as_numpy("num_output_tokens")[0] > 1
+    assert reply.as_numpy("cumulative_logprob")[0] < 0
+
+
 def test_parameters_come_as_an_input_and_spelled_as_triton_s_samples_have_them(server: RunningServer) -> None:
     options = json.dumps({"temperature": "0", "max_tokens": "3", "stop_token_ids": []})
     status, text = post(server, "tiny_llm", "generate", {"text_input": prompt("story"), "sampling_parameters": options})
