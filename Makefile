@@ -6,6 +6,8 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 BENCH := $(VENV)/.bench-installed
 PROMTOOL := $(BIN)/promtool
+BENCH_LLM := build/bench_llm/1/openvino_model.xml
+MODELS := build/models/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help venv serve test lint format proto docs bench bench-plots clean
@@ -37,7 +39,7 @@ proto: $(DEV) ## Generate server/vintner/pb from proto/
 docs: $(DEV) ## Generate docs/options.md
 	$(BIN)/python scripts/generate_options_doc.py
 
-bench: $(BENCH) ## Measure, and print a table of ratios (ARGS="--quick" for a short run)
+bench: $(BENCH) $(BENCH_LLM) ## Measure, and print a table of ratios (ARGS="--quick" for a short run)
 	command -v h2load >/dev/null || (apt-get update && apt-get install -y nghttp2-client)
 	$(BIN)/python -m bench $(ARGS)
 
@@ -73,3 +75,13 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 $(BENCH): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[genai,dev,bench]'
 	touch $@ $(DEV) $(RUNTIME)
+
+# What makes language models needs PyTorch, which the server does without, so it has an environment of its own.
+$(MODELS): scripts/requirements-models.txt
+	$(PYTHON) -m venv build/models
+	build/models/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements-models.txt
+	build/models/bin/pip install --quiet --disable-pip-version-check --no-deps optimum-intel==2.2.0
+	touch $@
+
+$(BENCH_LLM): | $(MODELS)
+	HF_HUB_OFFLINE=1 build/models/bin/python scripts/make_bench_llm.py build

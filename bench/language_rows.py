@@ -142,5 +142,5 @@ def _served(plan: Plan, language: Language, site: Site) -> Iterator[Server]:
 def _version(language: Language) -> Path:
     version = language.source / "1"
     if not version.is_dir():
-        raise NoModel(f"there is no {version}: `python scripts/make_bench_llm.py build` makes it (docs/tiny_llm.md)")
+        raise NoModel(f"there is no {version}: `make build/bench_llm/1/openvino_model.xml` makes it")
     return version

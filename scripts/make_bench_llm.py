@@ -1,6 +1,6 @@
 """Writes a language model of about 90 million random weights, to measure with, into a folder of your choice.
 
-    python scripts/make_bench_llm.py FOLDER        (after scripts/make_tiny_llm.py, whose tokenizer it takes)
+    python scripts/make_bench_llm.py FOLDER        (`make bench` does so, with build/ as the folder)
 
 It knows nothing. Invariant: greedy decoding never ends an answer before it is as long as was asked for.
 """
@@ -18,6 +18,7 @@ from tiny_llm_tokenizer import CONTEXT_LENGTH, save
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 ROOT: Final = Path(__file__).parents[1]
+TOKENIZER: Final = ROOT / "model_repository" / "tiny_llm_onnx" / "1"
 SEED: Final = 6
 
 
@@ -42,7 +43,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the two models go")
-    parser.add_argument("--tokenizer", type=Path, default=ROOT / "build" / "tiny_llm", help="the original of tiny_llm")
+    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="a folder with a tokenizer")
     return parser.parse_args()
 
 

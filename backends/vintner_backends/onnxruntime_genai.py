@@ -15,6 +15,7 @@ from vintner.backend import Device, GeneratingModel, LoadedModel, LoadSpec
 from vintner.errors import LoadError
 from vintner.generation import Engine, Tokenizer
 
+from vintner_backends.genai_extra import missing
 from vintner_backends.onnxruntime_genai_config import NAME, GenAiConfig, check_supported, overlay, read_config
 from vintner_backends.onnxruntime_genai_engine import RemoteEngine
 from vintner_backends.onnxruntime_genai_process import Worker
@@ -36,7 +37,7 @@ class OnnxRuntimeGenAIBackend:
 
     def load_language_model(self, spec: LoadSpec) -> OnnxRuntimeGenAIModel:
         if find_spec(PACKAGE) is None:
-            raise LoadError("the model needs ONNX Runtime GenAI, which is not installed: pip install 'vintner[genai]'")
+            raise missing("onnxruntime-genai")
         check_supported(spec)
         config = read_config(spec.path)
         # Imports the runtime, which the rest of this package is to do without.

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from vintner.backend import LoadSpec
 from vintner.errors import LoadError, nearest
+from vintner.json_files import read_object
 
 from vintner_backends.cpu_budget import cpu_budget
 
@@ -34,8 +35,8 @@ class GenAiConfig:
 
 
 def read_config(directory: Path) -> GenAiConfig:
-    """Raises LoadError for a file that cannot be read, or lacks what is needed."""
-    whole = read_json(directory / NAME)
+    """Raises OperatorError for a file that cannot be read, or lacks what is needed."""
+    whole = read_object(directory / NAME)
     try:
         model, search = whole["model"], whole.get("search", {})
         return GenAiConfig(
@@ -48,17 +49,6 @@ def read_config(directory: Path) -> GenAiConfig:
         raise LoadError(f"{NAME} lacks {exc}") from exc
     except (AttributeError, TypeError, ValueError) as exc:
         raise LoadError(f"{NAME} is not as the model builder of ONNX Runtime GenAI writes it: {exc}") from exc
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """Raises LoadError for a file that has no JSON object."""
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as exc:
-        raise LoadError(f"{path.name} cannot be read: {exc}") from exc
-    if not isinstance(document, dict):
-        raise LoadError(f"{path.name}: expected a JSON object, got {document!r:.60}")
-    return document
 
 
 def _positive(model: Mapping[str, Any], name: str) -> int:
@@ -86,6 +76,7 @@ def check_supported(spec: LoadSpec) -> None:
         "shapes": spec.shapes or spec.rows is not None,
         "streams": spec.streams is not None,
         "more than one instance": (spec.instances or 1) > 1,
+        "a bound of the tokens in a step": engine.max_batched_tokens is not None,
         "a bound of the key-value cache": engine.cache_bytes is not None,
         "speculative decoding": engine.draft_model is not None or engine.assistant_tokens or engine.ngram,
         "adapters": engine.adapters,

@@ -17,6 +17,7 @@ from typing import Any, Final
 from vintner.errors import BackendError, InvalidArgument, LoadError, Unsupported
 from vintner.generation import CacheUse, End, Progress, Sampling
 
+from vintner_backends.lark_grammar import lark_grammar
 from vintner_backends.onnxruntime_genai_config import GenAiConfig
 from vintner_backends.onnxruntime_genai_process import Worker, one_line
 
@@ -186,7 +187,7 @@ def turn_options(sampling: Sampling, vocabulary_size: int) -> dict[str, tuple[An
     """
     for name, neutral in NEUTRAL.items():
         if getattr(sampling, name) != neutral:
-            raise Unsupported(f"ONNX Runtime GenAI does not support '{name}'")
+            raise Unsupported(f"ONNX Runtime GenAI does not support '{name}'", name)
     if sampling.adapters:
         raise Unsupported("ONNX Runtime GenAI does not support 'adapters'")
     least = sampling.max_new_tokens if sampling.ignore_eos else sampling.min_new_tokens
@@ -197,7 +198,8 @@ def turn_options(sampling: Sampling, vocabulary_size: int) -> dict[str, tuple[An
         **_choice(sampling, vocabulary_size),
     }
     if sampling.constraint is not None:
-        options["guidance"] = (GUIDANCE[sampling.constraint.kind], sampling.constraint.value)
+        kind, value = sampling.constraint.kind, sampling.constraint.value
+        options["guidance"] = (GUIDANCE[kind], lark_grammar(value) if kind == "grammar" else value)
     return options
 
 
@@ -206,7 +208,8 @@ def _choice(sampling: Sampling, vocabulary_size: int) -> dict[str, tuple[Any, ..
     if sampling.greedy or sampling.top_k == 1:
         return {"do_sample": (False,)}
     if sampling.seed is not None:
-        raise Unsupported("ONNX Runtime GenAI does not support 'seed' on the CPU, but with a temperature of 0")
+        message = "ONNX Runtime GenAI does not support 'seed' on the CPU, but with a temperature of 0"
+        raise Unsupported(message, "seed")
     return {
         "do_sample": (True,),
         "temperature": (sampling.temperature,),

@@ -10,7 +10,7 @@ Threads: any; the runtime holds the interpreter's lock while it tokenizes, 7 MB 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,8 @@ import numpy as np
 import onnxruntime_genai as runtime
 from vintner.errors import InvalidArgument, LoadError
 from vintner.generation import Decoder
+from vintner.json_files import read_object
 
-from vintner_backends.onnxruntime_genai_config import read_json
 from vintner_backends.token_text import REPLACEMENT, Decode, TableDecoder
 from vintner_backends.tokenizer_json import composes, read_pieces, special_tokens
 
@@ -32,13 +32,12 @@ class OnnxRuntimeTokenizer:
     """Of one model's directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises LoadError."""
+        """Raises OperatorError."""
         try:
             self._plain, self._with_special = (_tokenizer(directory, flag) for flag in ("false", "true"))
         except Exception as exc:  # the runtime's exceptions have no base of their own
             raise LoadError(f"the tokenizer cannot be loaded: {exc}") from exc
-        path = directory / DESCRIPTION
-        described: Mapping[str, Any] = read_json(path) if path.is_file() else {}  # older kinds have other files
+        described = read_object(directory / DESCRIPTION)  # older kinds have other files
         self._composes = composes(described)
         self._pieces = read_pieces(described) or ()
         self._nul = self._pieces.index(b"\0") if b"\0" in self._pieces else None

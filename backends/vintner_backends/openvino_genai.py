@@ -7,14 +7,14 @@ Invariant: nothing is written beside a model.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from vintner.backend import Device, GeneratingModel, LoadedModel, LoadSpec
-from vintner.errors import ConfigError, LoadError
+from vintner.errors import ConfigError
 
+from vintner_backends.genai_extra import missing
 from vintner_backends.openvino_text import TextModels, text_task
 
 if TYPE_CHECKING:
@@ -55,9 +55,7 @@ class OpenVINOGenAIBackend:
         try:
             import openvino_genai  # noqa: F401
         except ImportError as exc:
-            raise LoadError(
-                f"a language model needs the package openvino-genai: pip install 'vintner[genai]' ({exc})"
-            ) from exc
+            raise missing("openvino-genai", exc) from exc
         from vintner_backends.openvino_genai_model import load_model
 
         return load_model(spec)
@@ -65,16 +63,3 @@ class OpenVINOGenAIBackend:
     def devices(self) -> Sequence[Device]:
         """Those of the backend `openvino`, which tells of them."""
         return ()
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """What a file beside the model says; nothing if there is none. Raises LoadError if it is broken."""
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as exc:
-        raise LoadError(f"{path.name}: {exc}") from exc
-    if not isinstance(document, dict):
-        raise LoadError(f"{path.name}: expected a JSON object, got {document!r:.60}")
-    return document

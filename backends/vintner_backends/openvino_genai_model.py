@@ -6,7 +6,8 @@ Invariant: an engine with a bound on its cache knows of how many blocks that is.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -16,16 +17,17 @@ import openvino as ov
 import openvino_genai as genai
 from vintner.backend import LoadSpec
 from vintner.errors import LoadError
-from vintner.generation import EngineSpec
+from vintner.json_files import read_object
 
 from vintner_backends.cpu_budget import cpu_budget
 from vintner_backends.openvino_config import SETTINGS, check_device, is_cpu
-from vintner_backends.openvino_genai import read_json
 from vintner_backends.openvino_genai_engine import SUPPORTED, OpenVINOEngine, short
 from vintner_backends.openvino_genai_tokenizer import OpenVINOTokenizer
 
 CONTEXT: Final = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length")
 """Keys of a model's config.json that give its context length, by family."""
+BATCHED_TOKENS: Final = {"latency": 256, "throughput": 1024}
+"""In one step, by hint: with more, long prompts are through sooner, and hold up the answers of others for longer."""
 DEFAULTS: Final = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -36,13 +38,13 @@ class OpenVINOLanguageModel:
     supported = SUPPORTED
 
     def __init__(self, directory: Path, engine: OpenVINOEngine, tokenizer: OpenVINOTokenizer) -> None:
-        """Raises LoadError if what is beside the model is broken, or does not give the length of its context."""
+        """Raises OperatorError if what is beside the model is broken, or does not give the length of its context."""
         self.directory = directory
         self.engine = engine
         self.tokenizer = tokenizer
         self.context_length = _context_length(directory)
         self.vocabulary_size = tokenizer.size
-        generation = read_json(directory / "generation_config.json")
+        generation = read_object(directory / "generation_config.json")
         sampled = generation.get("do_sample", False)
         self.defaults = {name: float(generation[name]) for name in DEFAULTS if generation.get(name) is not None}
         if not sampled:
@@ -54,11 +56,14 @@ class OpenVINOLanguageModel:
 
 
 def load_model(spec: LoadSpec) -> OpenVINOLanguageModel:
-    """Raises LoadError with the reason if it cannot be loaded as it is wanted."""
+    """Raises OperatorError with the reason if it cannot be loaded as it is wanted."""
     core = ov.Core()
     check_device(core, spec.device)
     if spec.affinity:
         raise LoadError("cores cannot be chosen for a language model of OpenVINO's: remove them, and set threads")
+    draft = spec.engine.draft_model
+    if draft is not None and not draft.is_dir():
+        raise LoadError(f"draft_model: there is no directory '{draft.name}' in the version's directory")
     properties = _properties(spec)
     _fix_tokenizers_path()
     try:
@@ -108,26 +113,32 @@ def _pipeline(spec: LoadSpec, properties: dict[str, Any]) -> tuple[Any, int]:
     engine = spec.engine
     if engine.cache_bytes is None:
         return _open(spec, properties, 0), 0
-    blocks = engine.cache_bytes // _block_size(_open(spec, properties, 1), engine)
+    blocks = engine.cache_bytes // sum(_block_size(alone, properties) for alone in _alone(spec))
     if not blocks:
         raise LoadError(f"kv_cache_size: {engine.cache_bytes} bytes are less than one block of the model's cache")
     return _open(spec, properties, blocks), blocks
 
 
+def _alone(spec: LoadSpec) -> Iterator[LoadSpec]:
+    """The model, and the one that guesses for it, which has as many blocks: each by itself, without guessing."""
+    engine = replace(spec.engine, draft_model=None, ngram=0)
+    yield replace(spec, engine=engine)
+    if spec.engine.draft_model is not None:
+        yield replace(spec, path=spec.engine.draft_model, device=spec.engine.draft_device, engine=engine)
+
+
 def _open(spec: LoadSpec, properties: dict[str, Any], blocks: int) -> Any:
     given = dict(properties)
     if spec.engine.draft_model is not None:
-        if not spec.engine.draft_model.is_dir():
-            raise LoadError(f"draft_model: there is no directory '{spec.engine.draft_model.name}'")
         given["draft_model"] = genai.draft_model(spec.engine.draft_model, spec.engine.draft_device, **properties)
     if spec.engine.ngram:
         given["prompt_lookup"] = True
-    return genai.ContinuousBatchingPipeline(spec.path, _scheduling(spec.engine, blocks), spec.device, given)
+    return genai.ContinuousBatchingPipeline(spec.path, _scheduling(spec, blocks), spec.device, given)
 
 
-def _scheduling(engine: EngineSpec, blocks: int) -> Any:
-    config = genai.SchedulerConfig()
-    config.max_num_batched_tokens = engine.max_batched_tokens
+def _scheduling(spec: LoadSpec, blocks: int) -> Any:
+    engine, config = spec.engine, genai.SchedulerConfig()
+    config.max_num_batched_tokens = engine.max_batched_tokens or BATCHED_TOKENS[spec.performance_hint]
     config.max_num_seqs = engine.max_sequences
     # What is cached does not tell with which adapters it was computed.
     config.enable_prefix_caching = engine.prefix_caching and not engine.adapters
@@ -136,12 +147,10 @@ def _scheduling(engine: EngineSpec, blocks: int) -> Any:
     return config
 
 
-def _block_size(pipeline: Any, engine: EngineSpec) -> int:
+def _block_size(spec: LoadSpec, properties: dict[str, Any]) -> int:
     """Bytes of a block of the cache, which the library tells once it has one."""
+    pipeline = _open(spec, properties, 1)
     config = genai.GenerationConfig()
-    if engine.assistant_tokens:
-        config.num_assistant_tokens = engine.assistant_tokens
-        config.max_ngram_size = engine.ngram
     config.max_new_tokens = 1
     config.apply_chat_template = False
     pipeline.add_request(0, ov.Tensor(np.array([[0]], np.int64)), config)
@@ -157,7 +166,7 @@ def _adapter(name: str, path: Path) -> Any:
 
 
 def _context_length(directory: Path) -> int:
-    config: Mapping[str, Any] = read_json(directory / "config.json")
+    config: Mapping[str, Any] = read_object(directory / "config.json")
     for document in (config, config.get("text_config", {})):
         for key in CONTEXT:
             if isinstance(document.get(key), int):
@@ -169,7 +178,7 @@ def _end_tokens(directory: Path, tokenizer: OpenVINOTokenizer, pipeline: Any) ->
     """Those of generation_config.json, and the tokenizer's."""
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
-        given = read_json(directory / name).get("eos_token_id")
+        given = read_object(directory / name).get("eos_token_id")
         found.update(given if isinstance(given, list) else [given] if isinstance(given, int) else [])
     token = pipeline.get_tokenizer().get_eos_token_id()
     return frozenset({*found, token}) if token >= 0 else frozenset(found)

@@ -26,8 +26,7 @@ class OpenVINOTokenizer:
         vocabulary: dict[bytes, int] = tokenizer.get_vocab()
         self.size = max(vocabulary.values(), default=-1) + 1
         self._names = {token: text for text, token in vocabulary.items()}
-        self.special = self._without_text()
-        self._table = byte_table(vocabulary, self.special, self._decode)
+        self._table = byte_table(vocabulary, self._without_text(), self._decode)
 
     def encode(self, text: str, special_tokens: bool = True) -> Sequence[int]:
         try:

@@ -21,6 +21,7 @@ from openvino import opset15
 from vintner.errors import ContextExceeded, InvalidArgument, LoadError
 from vintner.types import Array, TensorSpec
 
+from vintner_backends.genai_extra import missing
 from vintner_backends.openvino_instance import OpenVINOInstance
 from vintner_backends.token_batches import Template
 
@@ -28,10 +29,6 @@ TEXT: Final = TensorSpec("text", "BYTES", (-1,))
 RAGGED: Final = tuple(TensorSpec(name, "INT32", (-1,)) for name in ("begins", "ends", "ids"))
 """Where the tokens of each text are in `ids`."""
 
-MISSING: Final = (
-    "embedding models and rerankers need the package openvino-tokenizers, which comes with Vintner's extra"
-    " 'genai': pip install 'vintner[genai]'"
-)
 LONGEST_TOKEN: Final = 256
 """Bytes of a text for each token that fits, spaces included: more than that is refused, or cut, before it costs memory
 and time."""
@@ -42,7 +39,7 @@ def core_with_tokenizers() -> ov.Core:
     try:
         import openvino_tokenizers  # noqa: F401 - its import adds them to every core that is made from then on
     except ImportError as exc:
-        raise LoadError(f"{MISSING} ({exc})") from exc
+        raise missing("openvino-tokenizers", exc) from exc
     return ov.Core()
 
 

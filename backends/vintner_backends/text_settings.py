@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from vintner.errors import ConfigError, LoadError
+from vintner.json_files import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def _task(directory: Path) -> Task | None:
 
 
 def _architectures(directory: Path) -> list[str]:
-    given = read_json(directory / "config.json").get("architectures")
+    given = read_object(directory / "config.json").get("architectures")
     return [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
 
 
@@ -94,7 +95,7 @@ def output_names(model: Path) -> set[str]:
 
 
 def read_settings(directory: Path, options: Mapping[str, Any]) -> TextSettings:
-    """From the files, and over those what `backend_options` say. Raises LoadError that names what is wrong."""
+    """From the files, and over those what `backend_options` say. Raises OperatorError that names what is wrong."""
     task = _choice(options, "task", ("embed", "rerank")) or text_task(directory)
     if task is None:
         raise LoadError("neither an embedding model nor a reranker was recognised; set backend_options.task")
@@ -105,19 +106,6 @@ def read_settings(directory: Path, options: Mapping[str, Any]) -> TextSettings:
     normalize = _flag(options, "normalize", "Normalize" in modules if modules else True)
     limit = _max_length(directory, options)
     return TextSettings(cast(Task, task), cast(Pooling, pooling), normalize, limit, _flag(options, "truncate", False))
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """An object, empty where there is no file. Raises ConfigError for a file that holds none."""
-    try:
-        found = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as exc:
-        raise ConfigError(f"{file.name} is not JSON: {exc}") from exc
-    if not isinstance(found, dict):
-        raise ConfigError(f"{file.name} holds no JSON object")
-    return found
 
 
 def _modules(directory: Path) -> Mapping[str, str]:
@@ -141,7 +129,7 @@ def _pooling(directory: Path, modules: Mapping[str, str]) -> Pooling:
     name = modules.get("Pooling") or "1_Pooling"
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise LoadError(f"modules.json names a directory outside of the model's: '{name}'")
-    given = read_json(directory / name / "config.json")
+    given = read_object(directory / name / "config.json")
     if not given:
         if "sentence_embedding" not in output_names(directory / MODEL):
             logger.warning("%s does not say how it is pooled: the mean is taken; backend_options.pooling", directory)
@@ -164,14 +152,14 @@ def _listed(mode: object) -> list[str]:
 
 def _max_length(directory: Path, options: Mapping[str, Any]) -> int:
     """The least of what the files say; an option may ask for less, or for as much as the model has positions for."""
-    positions = _positions(read_json(directory / "config.json"))
+    positions = _positions(read_object(directory / "config.json"))
     asked = options.get("max_length")
     if asked is not None:
         if type(asked) is not int or not 0 < asked <= positions:
             raise LoadError(f"backend option 'max_length': expected 1 to {positions}, got {asked!r}")
         return asked
-    sentences = read_json(directory / "sentence_bert_config.json").get("max_seq_length")
-    tokenizer = read_json(directory / "tokenizer_config.json").get("model_max_length")
+    sentences = read_object(directory / "sentence_bert_config.json").get("max_seq_length")
+    tokenizer = read_object(directory / "tokenizer_config.json").get("model_max_length")
     lengths = [int(one) for one in (sentences, tokenizer) if isinstance(one, int | float) and 0 < one <= LONGEST]
     return min([positions, *lengths])
 

@@ -56,9 +56,12 @@ class AnswerStream:
     def take(self, timeout: float | None = None) -> Response | None:
         """The next response, or None if there was none in so many seconds. Raises what ended the request, or Ended."""
         item = self._outbox.take(timeout)
-        if isinstance(item, Exception):
+        if not isinstance(item, Exception):
+            return item
+        try:
             raise item
-        return item
+        finally:
+            del item  # its traceback has this frame, which would keep it until Python looks for such circles
 
     def close(self) -> None:
         """Nobody wants more."""

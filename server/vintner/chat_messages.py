@@ -15,6 +15,8 @@ from vintner.errors import InvalidArgument
 from vintner.template_usage import TemplateUsage
 
 MOST_MESSAGES: Final = 16_384
+USUAL: Final = ("system", "user", "assistant", "tool")
+"""Roles that a template knows, or refuses."""
 _TEXTS: Final = {"text": "text", "refusal": "refusal"}
 
 
@@ -27,12 +29,33 @@ def messages_for(usage: TemplateUsage, messages: Sequence[Mapping[str, Any]]) ->
     return [_message(usage, message, f"messages[{place}]") for place, message in enumerate(messages)]
 
 
+def check_shown(messages: Sequence[Mapping[str, Any]], prompt: str) -> None:
+    """Raises InvalidArgument for a role that a template passes over without a word, as many do with those that they do
+    not know. Messages are looked for in their order."""
+    seen = 0
+    for place, message in enumerate(messages):
+        if message["role"] in USUAL:
+            continue
+        for text in _texts(message):
+            seen = prompt.find(text.strip(), seen)
+            if seen < 0:
+                role = message["role"][:64]
+                raise InvalidArgument(f"messages[{place}].role: the chat template does not show '{role}'")
+
+
+def _texts(message: Mapping[str, Any]) -> Sequence[str]:
+    content = message.get("content") or ()
+    return [content] if isinstance(content, str) else [part["text"] for part in content]
+
+
 def _message(usage: TemplateUsage, message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise InvalidArgument(f"{where} must be an object with role and content")
     if not isinstance(message.get("role"), str):
         raise InvalidArgument(f"{where}.role must be a string")
     shaped = dict(message)
+    if message["role"] == "developer" and "developer" not in usage.words:
+        shaped["role"] = "system"  # what OpenAI called it before, and most templates still do
     if "content" in message:
         shaped["content"] = _content(usage, message["content"], f"{where}.content")
     if message.get("tool_calls") is not None:

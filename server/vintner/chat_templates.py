@@ -7,13 +7,13 @@ the file, an absent one is not.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
 from vintner.errors import ConfigError
+from vintner.json_files import read_object
 from vintner.template_rendering import ChatTemplate
 
 __all__ = ["ChatTemplate", "read_template"]
@@ -30,7 +30,7 @@ def read_template(directory: Path, filename: str | None = None) -> ChatTemplate 
     the copy in `openvino_tokenizer.xml`. Of several named ones `default` is taken, and `tool_use` for requests with
     tools.
     """
-    settings = _object_in(directory / "tokenizer_config.json")
+    settings = read_object(directory / "tokenizer_config.json")
     if filename is not None:
         return _made(directory / filename, {_DEFAULT: _text(directory / filename)}, _tokens(directory, settings))
     for file, sources in _candidates(directory, settings):
@@ -43,7 +43,7 @@ def _candidates(directory: Path, settings: Mapping[str, Any]) -> Iterator[tuple[
     yield directory / "chat_template.jinja", _jinja_files(directory)
     for name in ("chat_template.json", "tokenizer_config.json"):
         file = directory / name
-        kept = settings if name == "tokenizer_config.json" else _object_in(file)
+        kept = settings if name == "tokenizer_config.json" else read_object(file)
         yield file, _named(kept.get("chat_template"), file)
     converted = directory / "openvino_tokenizer.xml"
     yield converted, _in_converted(converted)
@@ -52,11 +52,13 @@ def _candidates(directory: Path, settings: Mapping[str, Any]) -> Iterator[tuple[
 def _made(file: Path, sources: Mapping[str, str], tokens: Mapping[str, str]) -> ChatTemplate:
     plain = sources.get(_DEFAULT, sources.get(_WITH_TOOLS))
     if plain is None:
-        raise ConfigError(f"{file}: of the chat templates {', '.join(sorted(sources))} none is called '{_DEFAULT}'")
+        raise ConfigError(
+            f"{file.name}: of the chat templates {', '.join(sorted(sources))} none is called '{_DEFAULT}'"
+        )
     try:
         return ChatTemplate(plain, tokens, with_tools=sources.get(_WITH_TOOLS))
     except ConfigError as exc:
-        raise ConfigError(f"{file}: {exc}") from exc
+        raise ConfigError(f"{file.name}: {exc}") from exc
 
 
 def _jinja_files(directory: Path) -> dict[str, str]:
@@ -79,7 +81,7 @@ def _named(templates: Any, file: Path) -> dict[str, str]:
     except (TypeError, KeyError):
         named = {"": None}
     if not all(isinstance(template, str) for template in named.values()):
-        raise ConfigError(f"{file}: chat_template must be a string or a list of objects with name and template")
+        raise ConfigError(f"{file.name}: chat_template must be a string or a list of objects with name and template")
     return named
 
 
@@ -98,14 +100,16 @@ def _in_converted(file: Path) -> dict[str, str]:
                 element.clear()
     except FileNotFoundError:
         return {}
-    except (ElementTree.ParseError, OSError) as exc:
-        raise ConfigError(f"{file}: {exc}") from exc
+    except OSError as exc:
+        raise ConfigError(f"{file.name}: cannot be read: {exc.strerror}") from exc
+    except ElementTree.ParseError as exc:
+        raise ConfigError(f"{file.name}: {exc}") from exc
     return {}
 
 
 def _tokens(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     tokens: dict[str, str] = {}
-    for kept in (_object_in(directory / "special_tokens_map.json"), settings):
+    for kept in (read_object(directory / "special_tokens_map.json"), settings):
         for key, token in kept.items():
             text = token.get("content") if isinstance(token, dict) else token
             if key.endswith("_token") and isinstance(text, str):
@@ -113,20 +117,10 @@ def _tokens(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     return tokens
 
 
-def _object_in(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        document = json.loads(_text(file))
-    except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"{file}: not JSON: {exc}") from exc
-    if not isinstance(document, dict):
-        raise ConfigError(f"{file}: must hold a JSON object")
-    return document
-
-
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{file}: {exc}") from exc
+    except OSError as exc:
+        raise ConfigError(f"{file.name}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{file.name}: {exc}") from exc

@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from vintner.errors import InvalidArgument
-from vintner.regex_syntax import MOST_NESTED_REPEATS
+from vintner.regex_syntax import MOST_LOOSE, MOST_NESTED_REPEATS, looseness
 from vintner.syntax_cursor import MOST_REPEATS, SyntaxCursor
 
 LONGEST_GRAMMAR: Final = 65_536
@@ -39,6 +39,10 @@ def check_grammar(grammar: str, where: str = "grammar") -> None:
 class _GrammarReader(SyntaxCursor):
     defined: set[str]
     used: set[str]
+    _loose = 0
+    """Of the rule's repetitions so far."""
+    _spent = 0
+    """The same of the rules before it, squared, as it costs."""
 
     def rules(self) -> None:
         self.defined, self.used = set(), set()
@@ -53,6 +57,7 @@ class _GrammarReader(SyntaxCursor):
             if len(self.defined) > MOST_RULES:
                 self.fail(f"there are more than {MOST_RULES} rules")
             self._alternatives(0)
+            self._spent, self._loose = self._spent + self._loose**2, 0
             if self.here() == ")":
                 self.fail("')' closes nothing")
 
@@ -80,6 +85,8 @@ class _GrammarReader(SyntaxCursor):
         within = 1
         if self.took("("):
             within = self._group(depth + 1)
+        elif self.took('""'):
+            self._leave_open(1)  # whoever writes it leaves something out
         elif self.took('"'):
             self._literal()
         elif self.took("["):
@@ -142,4 +149,10 @@ class _GrammarReader(SyntaxCursor):
             self.fail(f"a repetition must have bounds that rise, of at most {MOST_REPEATS}")
         if self.here() and self.here() in "*+?{":
             self.fail("a repetition cannot be repeated")
+        self._leave_open(looseness(least, most if found[3] or (found[1] and not found[2]) else None))
         return max(least, most, 1)
+
+    def _leave_open(self, loose: int) -> None:
+        self._loose += loose
+        if self._spent + self._loose**2 > MOST_LOOSE**2:
+            self.fail("there are too many repetitions that leave open how often")

@@ -58,6 +58,7 @@ class EmbeddingsAsked:
     dimensions: int | None
 
     kind = "embedding model"
+    param = "input"
     output = EMBEDDING
 
     @property
@@ -91,6 +92,7 @@ class RerankAsked:
     returns_documents: bool
 
     kind = "reranker"
+    param = "documents"
     output = SCORE
 
     @property

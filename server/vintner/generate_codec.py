@@ -106,6 +106,8 @@ def encode_generate(response: Response) -> bytes:
     """The flat object of one response. Raises InvalidArgument for BYTES that are no text."""
     reply: dict[str, Any] = {"id": response.id} if response.id else {}
     reply |= {"model_name": response.model_name, "model_version": response.model_version, **response.parameters}
+    if response.done is not None:  # as the Open Inference Protocol has it
+        reply["done"] = response.done
     arrays: dict[str, Any] = {}
     for name, tensor in response.outputs.items():
         arrays[name] = _value(name, tensor)

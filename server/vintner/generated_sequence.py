@@ -99,15 +99,21 @@ class GeneratedSequence:
         tokens = progress.tokens
         if self._skip:
             tokens = self._repeated(tokens)
-        if tokens:
-            self._made.extend(tokens)
-            self._piece_tokens += len(tokens)
-            if progress.logprobs:
-                pairs = zip(tokens, progress.logprobs[-len(tokens) :], strict=True)
-                self._logprobs.extend(TokenLogprob(token, value) for token, value in pairs)
-            self._say(self._decoder.feed(tokens))
+        logprobs = progress.logprobs[-len(tokens) :] if tokens and progress.logprobs else ()
+        size = len(tokens) if self._stops is None else 1
+        for begin in range(0, len(tokens), max(1, size)):
+            self._generated(tokens[begin : begin + size], logprobs[begin : begin + size])
+            if self.finish:
+                return  # what a step made beyond a stop string is no part of the answer
         if progress.end and not self.finish:
             self._end("length" if progress.end == "length" else "stop")
+
+    def _generated(self, tokens: Sequence[int], logprobs: Sequence[float]) -> None:
+        self._made.extend(tokens)
+        self._piece_tokens += len(tokens)
+        if logprobs:
+            self._logprobs.extend(map(TokenLogprob, tokens, logprobs))
+        self._say(self._decoder.feed(tokens))
 
     def _say(self, text: str) -> None:
         if self._stops is not None and text:

@@ -95,8 +95,8 @@ class EngineSpec:
 
     max_sequences: int = 256
     """That generate at the same time."""
-    max_batched_tokens: int = 256
-    """Of all sequences in one step, prompts included."""
+    max_batched_tokens: int | None = None
+    """Of all sequences in one step, prompts included; None leaves it to the backend."""
     cache_bytes: int | None = None
     """Of the key-value cache; None lets it grow."""
     prefix_caching: bool = True

@@ -87,8 +87,9 @@ class GenerationCall(Pending):
             return QueueTimeout("Request timeout expired")
         return DeadlineExceeded("the deadline passed while the request waited or ran")
 
-    def wants(self, sequence: GeneratedSequence) -> bool:
-        """Whether a piece of an unfinished sequence had better be sent now."""
+    @property
+    def wants_pieces(self) -> bool:
+        """Whether what there is of unfinished sequences had better be sent now."""
         return self._asked.streams and self._asked.has_room()
 
     def send(self, sequence: GeneratedSequence) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from vintner.embeddings_codec import TOKENS, Asked, Texts, decode_embeddings, decode_rerank
-from vintner.errors import VintnerError
+from vintner.errors import ContextExceeded, VintnerError
 from vintner.http_access_log import VISIT
 from vintner.http_body import Bodies
 from vintner.http_server import JSON, Begin, Route
@@ -98,6 +98,8 @@ def _answer(asked: Asked, parts: Sequence[Array], send: Send, result: Sequence[R
     """Sends what came of the parts, in the order in which the texts were sent."""
     try:
         if isinstance(result, Exception):
+            if isinstance(result, ContextExceeded):
+                result.param = result.param or asked.param
             raise result
         found = np.concatenate([response.outputs[asked.output].array for response in result])
         ordered = np.empty_like(found)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from threading import Semaphore
-from typing import Final, TypeVar
+from typing import TypeVar
 
-from vintner.answer_stream import AnswerStream, Ended
+from vintner.answer_stream import AnswerStream
 from vintner.errors import InvalidArgument, QueueFull, VintnerError
+from vintner.event_stream import HEADERS, EventStream, event
 from vintner.generate_codec import decode_generate, encode_generate
 from vintner.http_access_log import VISIT
 from vintner.http_body import Bodies
@@ -22,12 +23,6 @@ from vintner.turns import Turn, run_here
 from vintner.types import Cancellation, Request, Response
 
 Begun = TypeVar("Begun")
-
-EVENTS: Final = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache"))
-
-SILENCE: Final = 15.0
-"""Seconds after which a comment is sent: proxies end what is idle, and only who sends learns that nobody listens."""
-COMMENT: Final = b": still here\n\n"
 
 
 class Generate:
@@ -66,13 +61,13 @@ class Generate:
         except BaseException:
             events.close()
             raise
-        return StreamedAnswer(200, EVENTS, events)
+        return StreamedAnswer(200, HEADERS, events)
 
-    def _stream(self, request: Request) -> Events:
+    def _stream(self, request: Request) -> EventStream:
         if not self._places.acquire(blocking=False):
             raise QueueFull(f"Exceeds maximum number of streams: {MOST_STREAMS} are open already")
         stream = AnswerStream()
-        events = Events(stream, self._places.release)
+        events = EventStream(ResponseEvents(stream), self._places.release)
         try:
             stream.submit(self._service, request, "rest")
         except BaseException:
@@ -123,47 +118,21 @@ def _answer(response: Response) -> Answer:
         return error_answer(exc)
 
 
-class Events:
-    """The server-sent events of one request, as the transport iterates them, in one thread."""
+class ResponseEvents:
+    """Those of one request, as `EventSource`."""
 
-    def __init__(self, stream: AnswerStream, closed: Callable[[], None]) -> None:
-        """`closed` is called once, when nothing more is sent."""
+    def __init__(self, stream: AnswerStream) -> None:
         self._stream = stream
-        self._closed: Callable[[], None] | None = closed
-        self._first: bytes | None = None
-        self._ended = False
 
-    def expect_first(self) -> None:
-        """Waits for the first event. Raises the error, if the request ends with one before."""
-        try:
-            response = self._stream.take()
-        except Ended:
-            self._ended = True
-        else:
-            self._first = _event(encode_generate(response)) if response is not None else None
+    def next(self, timeout: float | None) -> bytes | None:
+        response = self._stream.take(timeout)
+        return event(encode_generate(response)) if response is not None else None
 
-    def __next__(self) -> bytes:
-        first, self._first = self._first, None
-        if first is not None:
-            return first
-        if self._ended:
-            raise StopIteration
-        try:
-            response = self._stream.take(SILENCE)
-            return COMMENT if response is None else _event(encode_generate(response))
-        except Ended:
-            raise StopIteration from None
-        except Exception as exc:
-            self._ended = True
-            return _event(encode_error(error_text(exc)))
+    def last(self) -> bytes:
+        return b""
+
+    def told(self, error: Exception) -> bytes:
+        return event(encode_error(error_text(error)))
 
     def close(self) -> None:
-        """The client went away, or has everything."""
         self._stream.close()
-        closed, self._closed = self._closed, None
-        if closed is not None:
-            closed()
-
-
-def _event(data: bytes) -> bytes:
-    return b"data: %b\n\n" % data

@@ -13,6 +13,7 @@ from typing import Final
 from uuid import uuid4
 
 from vintner.errors import ModelNotReady, QueueFull, VintnerError
+from vintner.event_stream import HEADERS, EventStream
 from vintner.executor import LeanExecutor
 from vintner.http_access_log import VISIT
 from vintner.http_body import Bodies
@@ -22,7 +23,7 @@ from vintner.openai_asked import Streamed, Whole, request_of
 from vintner.openai_chat import read_chat
 from vintner.openai_completions import read_completion
 from vintner.openai_errors import openai_error
-from vintner.openai_events import HEADERS, Events
+from vintner.openai_events import PATIENT, OpenAIEvents
 from vintner.openai_questions import SEPARATOR, ModelName, Question
 from vintner.openai_request import Parameters
 from vintner.openai_routes import openai_route, read_parameters
@@ -102,11 +103,11 @@ class OpenAI:
 
         return begin
 
-    def _events(self, environ: Environ, question: Question) -> Events:
+    def _events(self, environ: Environ, question: Question) -> EventStream:
         if not self._places.acquire(blocking=False):
             raise QueueFull(f"Exceeds maximum number of streams: {MOST_STREAMS} are open already")
         asked = Streamed(question)
-        events = Events(asked, self._places.release)
+        events = EventStream(OpenAIEvents(asked), self._places.release, patience=PATIENT)
         try:
             self._submit(environ, request_of(question, asked, asked.cancellation), asked.end)
         except BaseException:

@@ -15,7 +15,8 @@ and references that lead somewhere. It may still describe values that never end 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from math import isfinite
 from typing import Any, Final, NoReturn
 
@@ -24,10 +25,13 @@ import orjson
 from vintner.errors import InvalidArgument
 from vintner.number_bounds import check_bounds
 from vintner.regex_syntax import check_regex
+from vintner.schema_costs import MOST_COSTS, schema_costs
 from vintner.syntax_cursor import MOST_REPEATS
 
 LONGEST_SCHEMA: Final = 131_072
 DEEPEST_SCHEMA: Final = 48
+DEEPEST_IN_ALL: Final = 512
+"""Of all that references lead to: they may lead from one to the next, and 2,500 end the process of llguidance."""
 MOST_SCHEMAS: Final = 4_096
 MOST_PROPERTIES: Final = 512
 """Of one object: compiling takes the square of them, a second for a thousand."""
@@ -61,57 +65,90 @@ def check_schema(schema: Any, where: str = "schema") -> None:
         raise InvalidArgument(f"{where} must be a JSON document: {exc}") from None
     if length > LONGEST_SCHEMA:
         raise InvalidArgument(f"{where} has {length} bytes, at most {LONGEST_SCHEMA} are allowed")
-    _SchemaChecker(schema).check(schema, where, 0)
+    _SchemaChecker(schema).check_all(where)
 
 
 class _SchemaChecker:
     def __init__(self, root: Any) -> None:
         self._root = root
         self._schemas = 0
+        self._heights: dict[int, int] = {}  # by the ids of schemas
+        self._targets: set[int] = set()  # of references
+        self._resolved: set[str] = set()  # references that lead somewhere
+        self._pending: list[tuple[Any, str]] = []  # what they lead to
+        self._spent: Counter[str] = Counter()
 
-    def check(self, schema: Any, where: str, depth: int) -> None:
+    def check_all(self, where: str) -> None:
+        """What references lead to need not stand where schemas do, and is compiled all the same."""
+        self.check(self._root, where, 0)
+        while self._pending:
+            schema, reference = self._pending.pop()
+            if id(schema) not in self._heights:
+                self.check(schema, f"{where}{reference[1:].replace('/', '.')}"[:256], 0)
+        if sum(self._heights[target] for target in self._targets) > DEEPEST_IN_ALL:
+            _fail(where, f"what references lead to nests deeper than {DEEPEST_IN_ALL}, all together")
+
+    def check(self, schema: Any, where: str, depth: int) -> int:
+        """How many schemas there are within one another."""
+        self._heights[id(schema)] = height = 1 + self._check(schema, where, depth)
+        return height
+
+    def _check(self, schema: Any, where: str, depth: int) -> int:
+        """How many there are within it."""
         self._schemas += 1
         if self._schemas > MOST_SCHEMAS:
             _fail(where, f"there are more than {MOST_SCHEMAS} schemas within one another")
         if depth > DEEPEST_SCHEMA:
             _fail(where, f"schemas nest deeper than {DEEPEST_SCHEMA}")
         if schema is True:
-            return
+            return 0
         if not isinstance(schema, Mapping):
             _fail(where, "must be an object or true" + ("; false accepts nothing" if schema is False else ""))
         for check in _CHECKS:
             check(schema, where)
+        self._check_costs(schema, where)
         self._check_reference(schema, where)
-        self._check_members(schema, where, depth + 1)
+        return max(self._check_members(schema, where, depth + 1), default=0)
 
-    def _check_members(self, schema: Mapping[str, Any], where: str, depth: int) -> None:
+    def _check_costs(self, schema: Mapping[str, Any], where: str) -> None:
+        for what, cost in schema_costs(schema):
+            self._spent[what] += cost
+            if self._spent[what] > MOST_COSTS[what]:
+                _fail(where, f"{what} make the schema too costly to follow")
+
+    def _check_members(self, schema: Mapping[str, Any], where: str, depth: int) -> Iterator[int]:
         for keyword in _MAPS:
             for name, member in _mapping(schema, keyword, where).items():
-                self.check(member, f"{where}.{keyword}.{name[:64]}", depth)
+                yield self.check(member, f"{where}.{keyword}.{name[:64]}", depth)
         for keyword in _ALTERNATIVES:
             for place, member in enumerate(schema.get(keyword, ())):
-                self.check(member, f"{where}.{keyword}[{place}]", depth)
+                yield self.check(member, f"{where}.{keyword}[{place}]", depth)
         for keyword in _OR_FALSE:
             if schema.get(keyword, False) is not False:
-                self.check(schema[keyword], f"{where}.{keyword}", depth)
+                yield self.check(schema[keyword], f"{where}.{keyword}", depth)
         if "propertyNames" in schema:
-            self._check_names(schema["propertyNames"], f"{where}.propertyNames", depth)
+            yield self._check_names(schema["propertyNames"], f"{where}.propertyNames", depth)
 
-    def _check_names(self, schema: Any, where: str, depth: int) -> None:
+    def _check_names(self, schema: Any, where: str, depth: int) -> int:
         if not isinstance(schema, Mapping) or schema.get("type", "string") != "string":
             _fail(where, "must be a schema of strings")
-        self.check(schema, where, depth)
+        return self.check(schema, where, depth)
 
     def _check_reference(self, schema: Mapping[str, Any], where: str) -> None:
-        followed: list[str] = []
+        followed: set[str] = set()
         while isinstance(schema, Mapping) and "$ref" in schema:
             reference = schema["$ref"]
             if not isinstance(reference, str) or reference[:1] != "#":
                 _fail(f"{where}.$ref", "must be a reference into the schema itself, as #/$defs/name")
             if reference in followed:
                 _fail(f"{where}.$ref", "leads in a circle")
-            followed.append(reference)
+            if reference in self._resolved:
+                break
+            followed.add(reference)
             schema = self._found(reference, f"{where}.$ref")
+            self._pending.append((schema, reference))
+            self._targets.add(id(schema))
+        self._resolved |= followed
 
     def _found(self, reference: str, where: str) -> Any:
         found = self._root

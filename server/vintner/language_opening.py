@@ -9,10 +9,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from vintner.backend import LanguageBackend, close_anyway
-from vintner.chat_templates import ChatTemplate, read_template
-from vintner.errors import ConfigError, LoadError, VintnerError, nearest
+from vintner.chat_templates import read_template
+from vintner.errors import LoadError, VintnerError, nearest
 from vintner.generation import LanguageModel, Sampling
-from vintner.language_servable import LanguageServable
+from vintner.language_servable import LanguageServable, check_keys
 from vintner.load_specs import load_specs
 from vintner.model_source import ModelSource
 from vintner.output_parsers import (
@@ -36,14 +36,13 @@ def open_language_model(
 ) -> LanguageServable:
     """Raises OperatorError with the reason if it cannot be loaded, or contradicts its configuration."""
     config = source.config
-    if len(config.in_pools()) > 1:
-        raise LoadError("a language model cannot have several pools: its requests share one engine")
+    check_keys(config)
     model = backend.load_language_model(load_specs(source, version, path, cores, cache_dir)[0])
     try:
         _warm_up(model)
         wanted = config.generation
-        template = _template(model.directory, wanted.chat_template)
-        written = template.source if template is not None else ""
+        template = read_template(model.directory, wanted.chat_template)
+        written = (template.source, template.source_with_tools) if template is not None else ("", "")
         return LanguageServable(
             source.name,
             version,
@@ -52,12 +51,12 @@ def open_language_model(
             threads,
             backend_name,
             template,
-            _parser("tool_parser", wanted.tool_parser, TOOL_PARSERS, choose_tool_parser(written)),
+            _parser("tool_parser", wanted.tool_parser, TOOL_PARSERS, choose_tool_parser(written[1])),
             _parser(
                 "reasoning_parser",
                 wanted.reasoning_parser,
                 REASONING_PARSERS,
-                choose_reasoning_parser(written),
+                choose_reasoning_parser(written[0]),
             ),
         )
     except BaseException:
@@ -75,13 +74,6 @@ def _warm_up(model: LanguageModel) -> None:
             pass
     except VintnerError as exc:
         raise LoadError(f"the model cannot generate: {exc}") from exc
-
-
-def _template(directory: Path, filename: str | None) -> ChatTemplate | None:
-    try:
-        return read_template(directory, filename)
-    except ConfigError as exc:
-        raise LoadError(exc.message.replace(f"{directory}/", "")) from exc
 
 
 def _parser(key: str, wanted: str, known: Collection[str], chosen: str | None) -> str | None:

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from vintner.cores import available_cores
 from vintner.errors import InvalidArgument, LoadError, Stopping
@@ -17,7 +18,7 @@ from vintner.generation import LanguageModel, Sampling
 from vintner.generation_call import GenerationCall
 from vintner.generation_limits import MOST_CHOICES, check_prompt
 from vintner.generation_metrics import GenerationMetrics
-from vintner.model_config import ModelConfig
+from vintner.model_config import BatchingConfig, ModelConfig
 from vintner.model_metrics import PoolState
 from vintner.prompts import Language, Template, Work
 from vintner.queue_policy import QueuePolicy, queue_limits
@@ -51,7 +52,7 @@ class LanguageServable(Servable):
         Raises LoadError if the configuration contradicts it.
         """
         super().__init__(name, version, model.platform, config, backend, INPUTS, OUTPUTS)
-        _check(config, model)
+        _check_length(config, model)
         self.decoupled = True
         self.optional_inputs = OPTIONAL_INPUTS
         self._device = config.device
@@ -88,7 +89,7 @@ class LanguageServable(Servable):
         )
 
     def _take_on(self, config: ModelConfig) -> None:
-        _check_keys(config)
+        check_keys(config)
         self._stepper.reconfigure(queue_limits(config.queue), config.execution_timeout_seconds)
         self._policy = QueuePolicy(config.queue)
         self.metrics.tag(config.metric_tags)
@@ -192,28 +193,31 @@ def _timing(request: Request, received: float) -> Timing | None:
     return request.visit.timing
 
 
-def _check(config: ModelConfig, model: LanguageModel) -> None:
-    _check_keys(config)
+def _check_length(config: ModelConfig, model: LanguageModel) -> None:
     longest = config.generation.max_model_length
     if longest is not None and longest > model.context_length:
         raise LoadError(f"max_model_length: the model has a context of {model.context_length} tokens, got {longest}")
 
 
-def _check_keys(config: ModelConfig) -> None:
-    """What of a configuration a language model cannot have."""
+def check_keys(config: ModelConfig) -> None:
+    """Raises LoadError for what a language model cannot have, of all that a configuration may say."""
     unfit = {
-        "max_batch_size": config.batching.max_batch_size is not None,
-        "compiled_sizes": bool(config.batching.compiled_sizes),
+        **{key: getattr(config.batching, key) != getattr(BATCHING, key) for key in BatchingConfig.model_fields},
         "response_cache": config.response_cache,
         "inputs": bool(config.inputs),
+        "batch_inputs": bool(config.batch_inputs),
         "outputs": bool(config.outputs),
         "warmup": bool(config.warmup),
         "instances": (config.instances or 1) > 1,
         "streams": config.streams is not None,
         "rate_limiter": config.rate_limiter is not None,
+        "reopen_after_failures": "reopen_after_failures" in config.model_fields_set,
         "several pools": len(config.in_pools()) > 1,
         "timeout_action: delay": config.queue.timeout_action == "delay",
     }
-    named = [key for key, given in unfit.items() if given]
+    named = [key for key, given in unfit.items() if given and key != "enabled"]
     if named:
         raise LoadError(f"a language model cannot have {' or '.join(named)}: its requests share one engine")
+
+
+BATCHING: Final = BatchingConfig()

@@ -21,11 +21,6 @@ MOST_SEQUENCES = 256
 """That a language model generates at the same time, where the configuration does not say."""
 
 
-BATCHED_TOKENS = {"latency": 256, "throughput": 1024}
-"""The same of tokens in one step, by hint: with more, long prompts are through sooner, and hold up the answers of
-others for longer."""
-
-
 def find_model(source: ModelSource, version: int, backends: Backends) -> tuple[str, Path]:
     """The backend for a version and the path that it loads. Raises ConfigError if there is none, or no telling which.
 
@@ -99,7 +94,7 @@ def _engine_spec(config: ModelConfig, directory: Path) -> EngineSpec:
     given = config.generation
     return EngineSpec(
         max_sequences=given.max_num_seqs or MOST_SEQUENCES,
-        max_batched_tokens=given.max_num_batched_tokens or BATCHED_TOKENS[config.performance_hint],
+        max_batched_tokens=given.max_num_batched_tokens,
         cache_bytes=given.kv_cache_size,
         prefix_caching=given.prefix_caching,
         draft_model=directory / given.draft_model if given.draft_model else None,

@@ -141,6 +141,7 @@ LABEL_FILE: Final = re.compile(r"[^./\\\0][^/\\\0]*\.txt")
 """What may hold labels: of all that lies beside the versions of a model, files of these names belong to it."""
 
 Name = Annotated[str, Field(min_length=1)]
+BareName = Annotated[str, Field(min_length=1), AfterValidator(_filename)]
 Label = Annotated[str, Field(min_length=1), AfterValidator(_label)]
 Hint = Literal["throughput", "latency"]
 Precision = Literal["f32", "f16", "bf16"]
@@ -331,7 +332,7 @@ class WarmupInput(Section):
 
     shape: Shape | None = None
     data: Literal["random", "zero"] = "random"
-    file: Annotated[Name, AfterValidator(_filename)] | None = None
+    file: BareName | None = None
 
 
 class WarmupConfig(Section):
@@ -360,8 +361,9 @@ class RateLimiterConfig(Section):
 
 
 class GenerationConfig(Section):
-    """What is special to language models. Sizes are in bytes, files lie in the version's directory. Tokens are guessed
-    ahead, `num_assistant_tokens` of them, by a `draft_model` or, with `max_ngram_size`, from the prompt."""
+    """What is special to language models. Sizes are in bytes; files, and the directory of a `draft_model`, lie in the
+    version's directory. Tokens are guessed ahead, `num_assistant_tokens` of them, by that model or, with
+    `max_ngram_size`, from the prompt."""
 
     max_num_seqs: Count | None = None
     max_num_batched_tokens: Count | None = None
@@ -369,12 +371,12 @@ class GenerationConfig(Section):
     prefix_caching: StrictBool = True
     max_model_length: Count | None = None
     default_max_tokens: Count | None = None
-    draft_model: Name | None = None
+    draft_model: BareName | None = None
     draft_device: Name | None = None
     num_assistant_tokens: Count | None = None
     max_ngram_size: Count | None = None
-    adapters: Mapping[Name, Name] = {}
-    chat_template: Annotated[Name, AfterValidator(_filename)] | None = None
+    adapters: Mapping[Name, BareName] = {}
+    chat_template: BareName | None = None
     tool_parser: Name = "auto"
     reasoning_parser: Name = "auto"
 
@@ -384,6 +386,8 @@ class GenerationConfig(Section):
             raise ValueError("draft_model and max_ngram_size: expected one of the two, got both")
         if self.num_assistant_tokens and not (self.draft_model or self.max_ngram_size):
             raise ValueError("num_assistant_tokens: expected draft_model or max_ngram_size beside it")
+        if self.draft_device and not self.draft_model:
+            raise ValueError("draft_device: expected draft_model beside it")
         return self
 
 
@@ -457,7 +461,7 @@ class ModelConfig(Section):
 
     name: Name | None = None
     backend: Name | None = None
-    filename: Annotated[Name, AfterValidator(_filename)] | None = None
+    filename: BareName | None = None
     device: Name = "CPU"
     performance_hint: Hint = "throughput"
     precision: Precision | None = None

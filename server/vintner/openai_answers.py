@@ -6,6 +6,7 @@ chunks of a stream together say what the whole answer would; of each choice only
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -240,6 +241,7 @@ class TextWriter(AnswerWriter):
         self._token_bytes = token_bytes
         self._likeliest = likeliest
         self._offsets = [len(echo) for echo in echoes]
+        self._characters = [codecs.getincrementaldecoder("utf-8")("replace") for _ in echoes]
 
     def _choices(self, piece: Piece) -> Sequence[Json]:
         text, logprobs = self._echo(piece) + piece.text, self._logprobs(piece)
@@ -262,20 +264,21 @@ class TextWriter(AnswerWriter):
     def _logprobs(self, piece: Piece) -> Json | None:
         if self._token_bytes is None or not piece.logprobs:
             return None
-        tokens = [self._token_bytes(each.token).decode(errors="replace") for each in piece.logprobs]
+        spelled = [self._token_bytes(each.token) for each in piece.logprobs]
+        tokens = [data.decode(errors="replace") for data in spelled]
         values = [each.logprob for each in piece.logprobs]
         likeliest = [{token: value} for token, value in zip(tokens, values, strict=True)] if self._likeliest else None
         return {
             "tokens": tokens,
             "token_logprobs": values,
             "top_logprobs": likeliest,
-            "text_offset": self._placed(piece.index, tokens),
+            "text_offset": self._placed(piece.index, spelled),
         }
 
-    def _placed(self, index: int, tokens: Sequence[str]) -> list[int]:
-        """Where tokens begin in the text of a choice, in characters."""
+    def _placed(self, index: int, tokens: Sequence[bytes]) -> list[int]:
+        """Where tokens begin in the text of a choice, in characters. All tokens of one character begin with it."""
         places = []
         for token in tokens:
             places.append(self._offsets[index])
-            self._offsets[index] += len(token)
+            self._offsets[index] += len(self._characters[index].decode(token))
         return places

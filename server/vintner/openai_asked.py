@@ -121,12 +121,15 @@ class Streamed(_Asked):
         """Takes the core's answer to the request."""
         self._outbox.put(result if isinstance(result, Exception) else Ended())
 
-    def next(self, timeout: float) -> Sequence[Piece] | None:
+    def next(self, timeout: float | None) -> Sequence[Piece] | None:
         """The next pieces, or None if there were none in so many seconds. Raises what ended the request, or Ended."""
         item = self._outbox.take(timeout)
-        if isinstance(item, Exception):
+        if not isinstance(item, Exception):
+            return item
+        try:
             raise item
-        return item
+        finally:
+            del item  # its traceback has this frame, which would keep it until Python looks for such circles
 
     def close(self) -> None:
         """Nobody wants more."""

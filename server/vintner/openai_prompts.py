@@ -65,7 +65,9 @@ def read_prompts(parameters: Parameters) -> list[str | Sequence[int]]:
     """`prompt`: a text, tokens, or several of either. Raises InvalidArgument."""
     given = parameters.value("prompt")
     if given is None:
-        raise InvalidArgument("parameter 'prompt' is missing: expected a string, an array of token ids, or of either")
+        raise InvalidArgument(
+            "parameter 'prompt' is missing: expected a string, an array of token ids, or of either", "prompt"
+        )
     prompts = given if isinstance(given, list) and not _are_tokens(given) else [given]
     if not prompts or not all(isinstance(one, str) or _are_tokens(one) for one in prompts):
         raise bad("prompt", "a string, an array of token ids, or an array of either", given)

@@ -43,6 +43,10 @@ NEUTRAL: Final[Mapping[str, Sequence[Any]]] = {
     "bad_words": ([],),
     "return_token_ids": (False,),
     "logits_processors": ([],),
+    "num_assistant_tokens": (0,),
+    "assistant_confidence_threshold": (0, 0.0),
+    "max_ngram_size": (0,),
+    "return_tokens_as_token_ids": (False,),
 }
 """Parameters that ask for what there is not here, with the values at which they ask for nothing."""
 

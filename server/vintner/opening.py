@@ -17,6 +17,7 @@ from vintner.labels import read_labels
 from vintner.language_opening import open_language_model
 from vintner.load_specs import find_model, load_specs
 from vintner.manifest import check_manifest
+from vintner.model_config import GenerationConfig
 from vintner.model_shapes import open_model
 from vintner.model_source import ModelSource
 from vintner.ovms_mapping import with_names
@@ -50,6 +51,8 @@ def open_servable(
     adapter = backends.get(backend)
     if isinstance(adapter, LanguageBackend) and adapter.generates(path):
         return open_language_model(source, version, adapter, path, backend, cores, cache_dir, threads)
+    if source.config.generation != GenerationConfig():
+        raise LoadError("generation: the model is not a language model")
     models: list[LoadedModel] = []
     try:
         pools: list[Pool] = []

@@ -17,6 +17,10 @@ LONGEST_REGEX: Final = 8192
 DEEPEST_REGEX: Final = 64
 MOST_NESTED_REPEATS: Final = 10_000
 """Of ranges in ranges, multiplied: `(a{0,300}){0,300}` took 25 seconds, in which the model did nothing else."""
+MOST_LOOSE: Final = 200
+"""Of all repetitions in a pattern: to compile takes the square. `a?` five hundred times took a second, a thousand times
+five, and `a{0,9999}` fifty times did not end."""
+_WIDE: Final = 16
 _QUANTIFIER: Final = re.compile(r"[*+?]|\{([0-9]{1,10})(,([0-9]{0,10}))?\}")
 _GROUP_KIND: Final = re.compile(r"\?:|\?<[A-Za-z_]\w*>")
 _REFUSED_GROUPS: Final = {
@@ -28,15 +32,27 @@ _REFUSED_ESCAPES: Final = {
 }  # fmt: skip
 
 
-def check_regex(pattern: str, where: str = "regex") -> None:
-    """Raises InvalidArgument that says what is wrong, and at which position."""
+def check_regex(pattern: str, where: str = "regex") -> int:
+    """How much its repetitions leave open, as `looseness` counts it. Raises InvalidArgument that says what is wrong,
+    and at which position."""
     reader = _RegexReader(pattern, where, LONGEST_REGEX)
     reader.alternatives(0)
     if reader.here():
         reader.fail("')' closes nothing")
+    return reader.loose
+
+
+def looseness(least: int, most: int | None) -> int:
+    """How much a repetition leaves open, and so costs: 0 for one of so many, 16 for a wide range; `most` is None where
+    there is no bound."""
+    if least == most:
+        return int(least > _WIDE)
+    return min(_WIDE, most - least if most is not None else max(1, least))
 
 
 class _RegexReader(SyntaxCursor):
+    loose = 0
+
     def alternatives(self, depth: int) -> int:
         """Up to the end or a closing parenthesis; returns the largest product of ranges within one another."""
         most, elements, several = 1, 0, False
@@ -86,6 +102,8 @@ class _RegexReader(SyntaxCursor):
                 (name for mark, name in _REFUSED_GROUPS.items() if self.text.startswith(mark, self.place)), None
             )
             self.fail(f"{kind or 'this kind of group'} is not supported")
+        if self.here() == ")":
+            self._leave_open(1)  # `(a|())` is `a?`
         within = self.alternatives(depth)
         if not self.took(")"):
             self.fail("a group is not closed")
@@ -104,7 +122,13 @@ class _RegexReader(SyntaxCursor):
         self.took("?")
         if self.here() and self.here() in "*+?{":
             self.fail("a repetition cannot be repeated")
+        self._leave_open(looseness(least, most if found[3] or (found[1] and not found[2]) else None))
         return max(least, most, 1)
+
+    def _leave_open(self, loose: int) -> None:
+        self.loose += loose
+        if self.loose > MOST_LOOSE:
+            self.fail("there are too many repetitions that leave open how often")
 
     def _class(self) -> None:
         if not self.took("^") and self.here() == "]":

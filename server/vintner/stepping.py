@@ -169,6 +169,7 @@ class Stepper:
             call.done(error)
         except Exception:
             logger.exception("an answer could not be given")
+        call.sequences = ()  # each knows its call: the two would keep each other until Python looks for such circles
 
     def _expect(self, deadline: float) -> None:
         """Sets the alarm to a deadline, unless it rings earlier anyway. Needs the lock."""
@@ -330,7 +331,7 @@ class Stepper:
             self._calls.add(call)
             if call.deadline is not None:
                 self._expect(call.deadline)
-        self._ready.extend(call.sequences)
+            self._ready.extend(call.sequences)
         return self._ready.popleft()
 
     def _fits(self, sequence: GeneratedSequence) -> bool:
@@ -398,7 +399,7 @@ class Stepper:
                     self._engine.cancel(progress.key)
                 call.left -= 1
                 call.send(sequence)
-            elif sequence.pending and now >= sequence.due and call.wants(sequence):
+            elif sequence.pending and now >= sequence.due and call.wants_pieces:
                 sequence.due = now + interval
                 call.send(sequence)
             else:

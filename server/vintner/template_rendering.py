@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from jinja2 import Template, TemplateSyntaxError
 
-from vintner.chat_messages import messages_for
+from vintner.chat_messages import check_shown, messages_for
 from vintner.errors import ConfigError, InvalidArgument
 from vintner.template_environment import environment, written_by
 from vintner.template_usage import usage_of
@@ -44,9 +44,10 @@ class ChatTemplate:
         self._plain = _Compiled(source, now)
         self._with_tools = self._plain if with_tools is None else _Compiled(with_tools, now)
 
-    def source_for(self, tools: Sequence[Mapping[str, Any]] | None) -> str:
-        """The one of the two that requests with such tools get: what a parser of the answer is chosen by."""
-        return self._compiled(tools).source
+    @property
+    def source_with_tools(self) -> str:
+        """Of the one that requests with tools get: what their answers' parser is chosen by."""
+        return self._with_tools.source
 
     def render(
         self,
@@ -66,10 +67,12 @@ class ChatTemplate:
         compiled = self._compiled(tools)
         self._check_kwargs(compiled, kwargs)
         given = messages_for(compiled.usage, messages)
+        shown = given[:]
         if continue_final_message:
             given[-1] = _marked(given[-1])
         values = {"documents": None, **self.tokens, **kwargs, "messages": given, "tools": tools}
         rendered = written_by(compiled.template, {**values, "add_generation_prompt": add_generation_prompt})
+        check_shown(shown, rendered)
         return _before_mark(rendered) if continue_final_message else rendered
 
     def _compiled(self, tools: Sequence[Mapping[str, Any]] | None) -> _Compiled:

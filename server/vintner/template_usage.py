@@ -20,6 +20,8 @@ class TemplateUsage:
     """It asks whether something is a string, so that it can take `content` as one even if it knows of parts."""
     arguments_as_text: bool
     """It writes the arguments of a tool call as they are, so that they have to be JSON text and not an object."""
+    words: frozenset[str] = frozenset()
+    """All strings that stand in it, such as the roles that it knows."""
 
 
 def usage_of(tree: nodes.Template) -> TemplateUsage:
@@ -27,7 +29,8 @@ def usage_of(tree: nodes.Template) -> TemplateUsage:
     loops = [loop for loop in tree.find_all(nodes.For) if _is_content(loop.iter, names)]
     tests = [test for test in tree.find_all(nodes.Test) if test.name == "string"]
     asked = any(_reads(test.node, "arguments") for test in tests)
-    return TemplateUsage(bool(loops), bool(tests), not asked and _writes_arguments(tree))
+    words = frozenset(one.value for one in tree.find_all(nodes.Const) if isinstance(one.value, str))
+    return TemplateUsage(bool(loops), bool(tests), not asked and _writes_arguments(tree), words)
 
 
 def _content_names(tree: nodes.Template) -> frozenset[str]:

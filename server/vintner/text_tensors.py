@@ -13,75 +13,19 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from vintner.errors import InvalidArgument, nearest
-from vintner.generation import Sampling
-from vintner.generation_limits import checked_sampling
-from vintner.prompts import Language, Piece, Work
-from vintner.types import Parameter, Request, Response, Tensor, TensorSpec
+from vintner.errors import InvalidArgument
+from vintner.prompts import Language, Piece, TokenLogprob, Work
+from vintner.text_parameters import read_text_parameters
+from vintner.types import Request, Response, Tensor, TensorSpec
 
 INPUTS: Final = (TensorSpec("text_input", "BYTES", (-1,)),)
-OPTIONAL_INPUTS: Final = (TensorSpec("stop", "BYTES", (-1,)), TensorSpec("stop_words", "BYTES", (-1,)))
+OPTIONAL_INPUTS: Final = (
+    TensorSpec("stop", "BYTES", (-1,)),
+    TensorSpec("stop_words", "BYTES", (-1,)),
+    TensorSpec("stop_token_ids", "INT64", (-1,)),
+)
 """Parameters that may be lists, which only inputs can be."""
 OUTPUTS: Final = (TensorSpec("text_output", "BYTES", (-1,)),)
-
-Kind = Callable[[str, Any], Any]
-
-
-def _number(name: str, value: Any) -> float:
-    if type(value) not in (int, float):
-        raise InvalidArgument(f"parameter '{name}': expected a number, got {value!r:.60}")
-    return float(value)
-
-
-def _whole(name: str, value: Any) -> int:
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    if type(value) is not int or value < 0:
-        raise InvalidArgument(f"parameter '{name}': expected a whole number of at least 0, got {value!r:.60}")
-    return value
-
-
-def _boolean(name: str, value: Any) -> bool:
-    if type(value) is not bool:
-        raise InvalidArgument(f"parameter '{name}': expected true or false, got {value!r:.60}")
-    return value
-
-
-def _strings(name: str, value: Any) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not all(isinstance(one, str) and one for one in values):
-        raise InvalidArgument(f"parameter '{name}': expected a string or a list of strings, got {value!r:.60}")
-    return tuple(values)
-
-
-SAMPLING: Final[Mapping[str, tuple[str, Kind]]] = {
-    "max_tokens": ("max_new_tokens", _whole),
-    "max_new_tokens": ("max_new_tokens", _whole),
-    "min_tokens": ("min_new_tokens", _whole),
-    "temperature": ("temperature", _number),
-    "top_p": ("top_p", _number),
-    "top_k": ("top_k", _whole),
-    "min_p": ("min_p", _number),
-    "repetition_penalty": ("repetition_penalty", _number),
-    "presence_penalty": ("presence_penalty", _number),
-    "frequency_penalty": ("frequency_penalty", _number),
-    "seed": ("seed", _whole),
-    "random_seed": ("seed", _whole),
-    "ignore_eos": ("ignore_eos", _boolean),
-}
-"""Parameters, with what of `Sampling` they are."""
-
-OTHERS: Final[Mapping[str, Kind]] = {
-    "stop": _strings,
-    "stop_words": _strings,
-    "stream": _boolean,
-    "exclude_input_in_output": _boolean,
-    "return_finish_reason": _boolean,
-    "return_num_input_tokens": _boolean,
-    "return_num_output_tokens": _boolean,
-}
-SCHEDULE: Final = ("priority", "timeout", "binary_data_output", "triton_enable_empty_final_response")
-"""Parameters that are not the model's."""
 
 
 class TextAsked:
@@ -92,25 +36,28 @@ class TextAsked:
         self._model, self._version, self._id = model, version, request.id
         self._stream = request.stream
         self._prompts = _prompts(request.inputs, model)
-        self._parameters = _checked({**request.parameters, **_inputs(request.inputs)})
-        self.streams = request.stream is not None and self._parameters.get("stream", True)
+        named = {f"return_{name}": True for name in request.outputs if name in EXTRA}
+        self._parameters = read_text_parameters({**request.parameters, **_inputs(request.inputs), **named})
+        self.streams = request.stream is not None and self._parameters.streams
+        self._with_prompt = self._parameters.given.get("exclude_input_in_output") is False
         if self.streams and len(self._prompts) > 1:
             raise InvalidArgument("text_input: a stream of answers has one prompt, got several; set stream to false")
+        if self.streams and self._with_prompt:
+            raise InvalidArgument("parameter 'exclude_input_in_output': a stream of answers has no prompts in it")
         for name in request.outputs:
             if name not in (*(spec.name for spec in OUTPUTS), *EXTRA):
                 raise InvalidArgument(f"unexpected inference output '{name}' for model '{model}'")
         self._answers: list[list[Piece]] = [[] for _ in self._prompts]
         self._prompt_tokens: list[int] = []
+        self._token_bytes: Callable[[int], bytes] = lambda token: b""
 
     def prepare(self, language: Language) -> Work:
         prompts = [language.tokenizer.encode(text) for text in self._prompts]
         self._prompt_tokens = [len(prompt) for prompt in prompts]
-        stop = (*self._parameters.get("stop", ()), *self._parameters.get("stop_words", ()))
-        return Work(prompts, checked_sampling(self._sampling(), language), stop=stop)
-
-    def _sampling(self) -> Sampling:
-        given = {own: self._parameters[name] for name, (own, _) in SAMPLING.items() if name in self._parameters}
-        return Sampling(**{"max_new_tokens": 0, **given})
+        self._token_bytes = language.tokenizer.token_bytes
+        asked = self._parameters
+        include = asked.wants("include_stop_str_in_output")
+        return Work(prompts, asked.sampling(language), stop=asked.stop, include_stop=include)
 
     def has_room(self) -> bool:
         return self._stream is not None and self._stream.has_room()
@@ -131,25 +78,42 @@ class TextAsked:
         return self._response(texts, self._answers)
 
     def _response(self, texts: Sequence[str], answers: Sequence[Sequence[Piece]]) -> Response:
-        if self._parameters.get("exclude_input_in_output") is False and not self.streams:
+        if self._with_prompt:
             texts = [prompt + text for prompt, text in zip(self._prompts, texts, strict=True)]
         outputs = {"text_output": _strings_tensor(texts)}
-        if self._parameters.get("return_finish_reason"):
-            outputs["finish_reason"] = _strings_tensor([answer[-1].finish for answer in answers])
-        counts = {
-            "return_num_input_tokens": ("num_input_tokens", self._prompt_tokens),
-            "return_num_output_tokens": ("num_output_tokens", [sum(p.tokens for p in answer) for answer in answers]),
+        more: Mapping[str, Callable[[], Tensor]] = {
+            "finish_reason": lambda: _strings_tensor([answer[-1].finish for answer in answers]),
+            "cumulative_logprob": lambda: _sums(answers),
+            "logprobs": lambda: _strings_tensor([self._logprobs(answer) for answer in answers]),
+            "num_input_tokens": lambda: _counts(self._prompt_tokens),
+            "num_output_tokens": lambda: _counts([sum(piece.tokens for piece in answer) for answer in answers]),
         }
-        for key, (name, values) in counts.items():
-            if self._parameters.get(key):
-                outputs[name] = Tensor("UINT32", np.array(values, np.uint32))
-        return Response(self._model, self._version, outputs, self._id)
+        outputs |= {name: make() for name, make in more.items() if self._parameters.wants(f"return_{name}")}
+        done = bool(answers[0][-1].finish) if self.streams else None
+        return Response(self._model, self._version, outputs, self._id, done=done)
+
+    def _logprobs(self, answer: Sequence[Piece]) -> str:
+        """An object for each token, by its id. Its rank among all tokens is not known."""
+        return orjson.dumps([self._logprob(given) for piece in answer for given in piece.logprobs]).decode()
+
+    def _logprob(self, given: TokenLogprob) -> Mapping[str, Any]:
+        text = self._token_bytes(given.token).decode(errors="replace")
+        return {str(given.token): {"logprob": given.logprob, "rank": None, "decoded_token": text}}
 
 
 LISTS: Final = frozenset(spec.name for spec in OPTIONAL_INPUTS)
 
-EXTRA: Final = ("finish_reason", "num_input_tokens", "num_output_tokens")
-"""Outputs that there are if they are asked for by parameters."""
+EXTRA: Final = ("finish_reason", "cumulative_logprob", "logprobs", "num_input_tokens", "num_output_tokens")
+"""Outputs that there are if they are asked for, by name or by parameters."""
+
+
+def _counts(values: Sequence[int]) -> Tensor:
+    return Tensor("UINT32", np.array(values, np.uint32))
+
+
+def _sums(answers: Sequence[Sequence[Piece]]) -> Tensor:
+    values = [sum(each.logprob for piece in answer for each in piece.logprobs) for answer in answers]
+    return Tensor("FP32", np.array(values, np.float32))
 
 
 def _strings_tensor(texts: Sequence[str]) -> Tensor:
@@ -180,39 +144,12 @@ def _inputs(inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
     for name, tensor in inputs.items():
         if name == "text_input":
             continue
-        if name in LISTS:
-            values[name] = [one.decode(errors="replace") for one in tensor.array.flat]
-            continue
-        if tensor.array.size != 1:
+        if name not in LISTS and tensor.array.size != 1:
             raise InvalidArgument(f"inference input '{name}': expected one element, got shape {list(tensor.shape)}")
-        value = tensor.array.reshape(-1)[0]
-        value = value.decode(errors="replace") if isinstance(value, bytes) else value.item()
-        if name in ("sampling_parameters", "parameters"):
-            values |= _document(name, value)
-        else:
-            values[name] = value
+        elements = [_element(one) for one in tensor.array.flat]
+        values[name] = elements if name in LISTS else elements[0]
     return values
 
 
-def _document(name: str, text: Any) -> Mapping[str, Any]:
-    try:
-        document = orjson.loads(text)
-    except (orjson.JSONDecodeError, TypeError) as exc:
-        raise InvalidArgument(f"inference input '{name}': expected a JSON object, {exc}") from exc
-    if not isinstance(document, dict):
-        raise InvalidArgument(f"inference input '{name}': expected a JSON object, got {document!r:.60}")
-    return document
-
-
-def _checked(parameters: Mapping[str, Parameter | Any]) -> dict[str, Any]:
-    checked: dict[str, Any] = {}
-    for name, value in parameters.items():
-        if name in SCHEDULE:
-            continue
-        kind = SAMPLING[name][1] if name in SAMPLING else OTHERS.get(name)
-        if kind is None:
-            raise InvalidArgument(
-                f"unknown parameter '{name}' of a language model{nearest(name, [*SAMPLING, *OTHERS])}"
-            )
-        checked[name] = kind(name, value)
-    return checked
+def _element(value: Any) -> Any:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value.item()

@@ -187,6 +187,8 @@ class Response:
     outputs: dict[str, Tensor]
     id: str = ""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    done: bool | None = None
+    """Of a stream that knows beforehand: whether this is the last response."""
 
 
 def element_count(shape: tuple[int, ...]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from vintner.backend import LoadSpec
-from vintner.errors import InvalidArgument, LoadError, Unsupported
+from vintner.errors import InvalidArgument, LoadError, OperatorError, Unsupported
 from vintner.generation import Constraint, EngineSpec, Sampling
 from vintner_backends.onnxruntime_genai_config import NAME, GenAiConfig, check_supported, overlay, read_config
 from vintner_backends.onnxruntime_genai_engine import check_tokens, turn_options
@@ -46,7 +46,7 @@ def test_a_model_without_dynamic_batching_runs_in_waves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("{", "genai_config.json cannot be read"),
+        ("{", "genai_config.json: not JSON"),
         ("[]", "expected a JSON object"),
         ("{}", "lacks 'model'"),
         ('{"model": {"context_length": 64}}', "lacks 'vocab_size'"),
@@ -60,7 +60,7 @@ def test_a_model_without_dynamic_batching_runs_in_waves(tmp_path: Path) -> None:
 )
 def test_a_broken_configuration_says_what_is_wrong(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / NAME).write_text(text)
-    with pytest.raises(LoadError, match=reason):
+    with pytest.raises(OperatorError, match=reason):
         read_config(tmp_path)
 
 
@@ -72,6 +72,7 @@ def test_a_broken_configuration_says_what_is_wrong(tmp_path: Path, text: str, re
         ({"streams": 2}, "streams"),
         ({"instances": 2}, "more than one instance"),
         ({"rows": 4}, "shapes"),
+        ({"engine": EngineSpec(max_batched_tokens=256)}, "a bound of the tokens in a step"),
         ({"engine": EngineSpec(cache_bytes=1)}, "a bound of the key-value cache"),
         ({"engine": EngineSpec(ngram=3)}, "speculative decoding"),
         ({"engine": EngineSpec(draft_model=Path("x"))}, "speculative decoding"),
@@ -120,8 +121,9 @@ def test_end_tokens_are_ignored_by_masking_them_to_the_end() -> None:
 
 
 def test_a_constraint_is_the_runtimes_guidance() -> None:
-    constraint = Constraint("grammar", 'start: "a"')
-    assert turn_options(Sampling(5, constraint=constraint), 10)["guidance"] == ("lark_grammar", 'start: "a"')
+    regex, grammar = Constraint("regex", "a+"), Constraint("grammar", 'root ::= "a"')
+    assert turn_options(Sampling(5, constraint=regex), 10)["guidance"] == ("regex", "a+")
+    assert turn_options(Sampling(5, constraint=grammar), 10)["guidance"] == ("lark_grammar", 'start: "a"')
 
 
 @pytest.mark.parametrize(

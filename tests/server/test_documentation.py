@@ -15,7 +15,10 @@ import pytest
 import yaml
 from infer_calls import wait_until
 from running_server import ROOT, RunningServer, start_server
-from vintner.model_config import parse_model_config
+from tiny_llm import ADAPTER, adapted_chats, chats
+from vintner.model_config import GenerationConfig, parse_model_config
+from vintner.output_parsers import REASONING_PARSERS, TOOL_PARSERS
+from vintner.text_parameters import CONSTRAINTS, OTHERS, SAMPLING
 from vintner.triton_config import read_triton_config
 from vintner_backends.text_settings import OPTIONS, read_settings
 
@@ -42,7 +45,15 @@ def here(text: str, server: RunningServer) -> str:
     return text.replace(".venv/bin/vintner", f"{sys.executable} -m vintner")
 
 
-PAGES = ("README.md", "docs/streaming.md", "docs/v1.md", "docs/rest.md", "docs/embeddings.md", "docs/openai.md")
+PAGES = (
+    "README.md",
+    "docs/streaming.md",
+    "docs/v1.md",
+    "docs/rest.md",
+    "docs/embeddings.md",
+    "docs/openai.md",
+    "docs/language_models.md",
+)
 """Whose commands are for the repository that ships."""
 
 
@@ -106,7 +117,7 @@ def test_what_is_logged_is_what_the_docs_say(tmp_path: Path) -> None:
         assert line in logged.splitlines()
 
 
-@pytest.mark.parametrize("page", ["docs/grpc.md", "docs/openai.md"])
+@pytest.mark.parametrize("page", ["docs/grpc.md", "docs/openai.md", "docs/language_models.md"])
 def test_the_only_program_of_a_page_prints_what_it_says(shipped: RunningServer, page: str) -> None:
     program, output = (text for language, text in blocks(page) if language in ("python", ""))
     run = subprocess.run([sys.executable, "-c", here(program, shipped)], capture_output=True, text=True, check=False)
@@ -151,6 +162,44 @@ def test_the_options_of_embedding_models_in_the_docs_are_all_that_there_are(tmp_
     assert options.keys() == OPTIONS
     directory = ROOT / "model_repository" / "tiny_embeddings" / "1"
     assert read_settings(directory, options) == read_settings(directory, {})
+
+
+def test_the_settings_of_a_language_model_in_the_docs_are_all_that_there_are(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "language_models.md").read_text()
+    (keys,) = (text for language, text in blocks("docs/language_models.md") if language == "yaml")
+    table = page.partition("| Key | Default |")[2].partition("\n\n")[0]
+    documented = {key for row in table.splitlines() for key in re.findall(r"`(\w+)`", row.split("|")[1] if row else "")}
+    assert documented == GenerationConfig.model_fields.keys()
+    given = parse_model_config(yaml.safe_load(keys), "docs/language_models.md").generation.model_fields_set
+    assert given == documented - {"max_ngram_size"}
+    for table, known in (("tool_parser", TOOL_PARSERS), ("reasoning_parser", REASONING_PARSERS)):
+        rows = page.partition(f"| Template | `{table}` |")[2].partition("\n\n")[0]
+        assert set(re.findall(r"\| `(\w+)` \|$", rows, re.MULTILINE)) == known.keys()
+
+
+def test_the_parameters_of_a_language_model_in_the_docs_are_all_that_there_are() -> None:
+    page = (ROOT / "docs" / "language_models.md").read_text()
+    rows = page.partition("| Parameter | |")[2].partition("\n\n")[0].splitlines()
+    documented = {name for row in rows if row for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert documented == {*SAMPLING, *CONSTRAINTS, *OTHERS, "priority", "timeout"}
+
+
+def test_a_language_model_without_a_version_directory_has_the_settings_in_the_docs(tmp_path: Path) -> None:
+    (keys,) = (text for language, text in blocks("docs/language_models.md") if language == "yaml")
+    model, files = tmp_path / "models" / "chat", ROOT / "model_repository" / "tiny_llm" / "1"
+    shutil.copytree(files, model)
+    shutil.copytree(files, model / "draft")
+    shutil.copy(ADAPTER, model)
+    (model / "config.yaml").write_text(keys)
+    server = start_server(tmp_path / "models", tmp_path / "log")
+    try:
+        asked = {"messages": chats()["name"].messages, "temperature": 0}
+        for name, answer in (("chat", chats()["name"].answer), ("chat:parrot", adapted_chats()["name"].answer)):
+            body = json.dumps({"model": name, **asked}).encode()
+            reply = json.loads(server.request("POST", "/v1/chat/completions", body)[2])
+            assert reply["choices"][0]["message"]["content"] == answer
+    finally:
+        server.kill()
 
 
 def test_the_programs_about_inference_print_what_the_docs_say(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_one_text_that_is_too_long_fails_its_own_request_only(server: RunningSer
         for one in bad:
             with pytest.raises(openai.BadRequestError, match="at most 128") as caught:
                 one.result()
-            assert caught.value.code == "context_length_exceeded"
+            assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -149,6 +150,60 @@ def test_generate_tells_what_it_is_asked_to_tell(server: RunningServer) -> None:
     assert reply["text_output"] == prompt("capital") + answer("capital")
 
 
+def test_generate_tells_the_probabilities_as_triton_s_backend_of_vllm_does(server: RunningServer) -> None:
+    more = {"return_logprobs": True, "return_cumulative_logprob": True, "return_num_output_tokens": True}
+    reply = json.loads(post(server, "tiny_llm", "generate", {"text_input": prompt("capital"), **more})[1])
+    tokens = [token for entry in json.loads(reply["logprobs"]) for token in entry.values()]
+    assert "".join(token["decoded_token"] for token in tokens) == answer("capital")
+    assert len(tokens) == reply["num_output_tokens"]
+    assert reply["cumulative_logprob"] == pytest.approx(sum(token["logprob"] for token in tokens), abs=1e-5)
+    assert reply["cumulative_logprob"] < 0
+
+
+def test_outputs_that_are_named_are_told(server: RunningServer) -> None:
+    names = ("text_output", "finish_reason", "cumulative_logprob", "num_output_tokens")
+    outputs = [grpc_client.InferRequestedOutput(name) for name in names]
+    client = grpc_client.InferenceServerClient(server.grpc)
+    reply = client.infer("tiny_llm", grpc_input(prompt("capital")), outputs=outputs)
+    assert reply.as_numpy("text_output").tolist() == [answer("capital").encode()]
+    assert reply.as_numpy("finish_reason").tolist() == [b"stop"]
+    assert reply.as_numpy("num_output_tokens")[0] > 1
+    assert reply.as_numpy("cumulative_logprob")[0] < 0
+
+
+def test_parameters_come_as_an_input_and_spelled_as_triton_s_samples_have_them(server: RunningServer) -> None:
+    options = json.dumps({"temperature": "0", "max_tokens": "3", "stop_token_ids": []})
+    status, text = post(server, "tiny_llm", "generate", {"text_input": prompt("story"), "sampling_parameters": options})
+    assert status == 200, text
+    assert answer("story").startswith(json.loads(text)["text_output"])
+    by_input = grpc_client.InferInput("sampling_parameters", [1], "BYTES")
+    by_input.set_data_from_numpy(np.array([options.encode()], np.object_))
+    counted = grpc_client.InferInput("return_num_output_tokens", [1], "BOOL")
+    counted.set_data_from_numpy(np.array([True]))
+    given = [*grpc_input(prompt("story")), by_input, counted]
+    by_grpc = grpc_client.InferenceServerClient(server.grpc).infer("tiny_llm", given, parameters={"temperature": "0"})
+    assert by_grpc.as_numpy("text_output").tolist() == [json.loads(text)["text_output"].encode()]
+    assert by_grpc.as_numpy("num_output_tokens").tolist() == [3]
+
+
+@pytest.mark.parametrize("model", RUNTIMES)
+def test_generate_can_be_held_to_a_schema_or_a_grammar(server: RunningServer, model: str) -> None:
+    asked = {"text_input": prompt("json"), "guided_json": '{"type": "integer", "minimum": 10, "maximum": 99}'}
+    status, text = post(server, model, "generate", asked)
+    assert status == 200, text
+    assert 10 <= int(json.loads(text)["text_output"]) <= 99
+    grammar = 'root ::= Digit{2} "-" [a-c]\nDigit ::= [0-9]'
+    status, text = post(server, model, "generate", {"text_input": prompt("json"), "guided_grammar": grammar})
+    assert status == 200, text
+    assert re.fullmatch("[0-9]{2}-[a-c]", json.loads(text)["text_output"])
+
+
+def test_the_last_event_of_a_stream_says_that_it_is_the_last(server: RunningServer) -> None:
+    _, text = post(server, "tiny_llm", "generate_stream", {"text_input": prompt("capital")})
+    events = [json.loads(line[6:]) for line in text.decode().splitlines() if line.startswith("data: ")]
+    assert [event["done"] for event in events] == [False] * (len(events) - 1) + [True]
+
+
 @pytest.mark.parametrize("model", RUNTIMES)
 def test_generate_stream_sends_an_answer_piece_by_piece(server: RunningServer, model: str) -> None:
     status, text = post(server, model, "generate_stream", {"text_input": prompt("story")})
@@ -164,6 +219,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 3.5}, "parameter 'temperature': expected at least 0 and at most 2, got 3.5"),
     ({"top_p": 0.0}, "parameter 'top_p': expected above 0 and at most 1, got 0.0"),
     ({"stream": "yes"}, "parameter 'stream': expected true or false, got 'yes'"),
+    ({"lora_name": "french"}, "parameter 'lora_name': the model has no adapter 'french'"),
     ({"max_tokens": 5000}, "this model's maximum context length is 2048 tokens, but"),
 ]
 

@@ -18,11 +18,13 @@ CONFIGS = {
     "plain": "",
     "other_template": "generation: {chat_template: loud.jinja}",
     "no_template": "",
+    "two_templates": "",
     "no_parsers": "generation: {tool_parser: none, reasoning_parser: none}",
     "short": "generation: {default_max_tokens: 3}",
     "no_such_parser": "generation: {tool_parser: hermez}",
     "no_such_template": "generation: {chat_template: other.jinja}",
     "broken_template": "generation: {chat_template: broken.jinja}",
+    "pooled": "pools: [{device: CPU}, {device: CPU, hint: latency}]",
 }
 
 
@@ -35,9 +37,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         (root / name / "1" / "loud.jinja").write_text("{{ messages[0].content | upper }}")
         (root / name / "1" / "broken.jinja").write_text("{% if %}")
     forget_template(root / "no_template" / "1")
+    give_tools_a_template(root / "two_templates" / "1")
+    shutil.copytree(ROOT / "model_repository" / "text_lines", root / "tensors")
+    (root / "tensors" / "config.yaml").write_text("backend: onnxruntime\ngeneration: {max_num_seqs: 1}\n")
     server = start_server(root, root.parent / "settings.log", "--no-strict-readiness")
     yield server
     server.kill()
+
+
+def give_tools_a_template(directory: Path) -> None:
+    (directory / "additional_chat_templates").mkdir()
+    (directory / "chat_template.jinja").rename(directory / "additional_chat_templates" / "tool_use.jinja")
+    (directory / "chat_template.jinja").write_text("{{ messages[0].content }}")
 
 
 def forget_template(directory: Path) -> None:
@@ -78,6 +89,13 @@ def test_text_is_read_by_nothing_if_that_is_wanted(server: RunningServer) -> Non
     assert (status, reply["error"]["code"], reply["error"]["param"]) == (400, "unsupported_parameter", "tools")
 
 
+def test_a_template_for_tools_tells_how_they_are_called(server: RunningServer) -> None:
+    asked = {"messages": messages("tool"), "tools": tools("tool"), "temperature": 0}
+    reply = post(server, "chat/completions", model="two_templates", **asked)[1]
+    assert reply["choices"][0]["finish_reason"] == "tool_calls"
+    assert reply["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
+
+
 def test_an_answer_is_as_long_as_the_configuration_says(server: RunningServer) -> None:
     for path, asked in (("chat/completions", {"messages": messages("story")}), ("completions", {"prompt": "a b c d"})):
         reply = post(server, path, model="short", temperature=0, **asked)[1]
@@ -88,8 +106,10 @@ def test_an_answer_is_as_long_as_the_configuration_says(server: RunningServer) -
     ("model", "reason"),
     [
         ("no_such_parser", "tool_parser: there is no 'hermez'; did you mean 'hermes'?"),
-        ("no_such_template", "other.jinja: "),
+        ("no_such_template", "other.jinja: cannot be read: No such file or directory"),
         ("broken_template", "broken.jinja: the chat template is not valid Jinja2"),
+        ("pooled", "a language model cannot have several pools"),
+        ("tensors", "generation: the model is not a language model"),
     ],
 )
 def test_a_setting_that_cannot_be_followed_is_told_when_the_model_is_loaded(

@@ -57,6 +57,17 @@ def test_an_answer_is_right_whole_and_in_a_stream(client: openai.OpenAI, name: s
     assert joined(ask(client, name, stream=True)) == (answer(name), "", ["stop"])
 
 
+def test_a_developer_speaks_for_the_system_and_no_role_is_passed_over(client: openai.OpenAI) -> None:
+    system, *rest = messages("capital_loud")
+    reply = client.chat.completions.create(
+        model=MODEL, messages=[{**system, "role": "developer"}, *rest], temperature=0
+    )
+    assert reply.choices[0].message.content == answer("capital_loud")
+    with pytest.raises(openai.BadRequestError, match="does not show 'judge'") as caught:
+        client.chat.completions.create(model=MODEL, messages=[{**system, "role": "judge"}, *rest])  # type: ignore[list-item]
+    assert caught.value.param == "messages"
+
+
 def test_usage_is_the_same_whole_and_in_a_stream(client: openai.OpenAI) -> None:
     whole = ask(client, "story")
     chunks = list(ask(client, "story", stream=True, stream_options={"include_usage": True}))

@@ -97,6 +97,7 @@ def test_only_the_last_tokens_of_a_prompt_are_kept_if_it_is_wanted(client: opena
     ("asked", "param", "code"),
     [
         ({"prompt": []}, "prompt", None),
+        ({"prompt": None}, "prompt", None),
         ({"prompt": ""}, "prompt", None),
         ({"prompt": {"a": 1}}, "prompt", None),
         ({"prompt": [[1, 2], "x", True]}, "prompt", None),
@@ -104,6 +105,7 @@ def test_only_the_last_tokens_of_a_prompt_are_kept_if_it_is_wanted(client: opena
         ({"prompt": ["x"] * 129}, "prompt", None),
         ({"best_of": 2}, "best_of", "unsupported_parameter"),
         ({"suffix": "x"}, "suffix", "unsupported_parameter"),
+        ({"extra_body": {"num_assistant_tokens": 3}}, "num_assistant_tokens", "unsupported_parameter"),
         ({"logprobs": 3}, "logprobs", "unsupported_parameter"),
         ({"logprobs": 0, "echo": True}, "logprobs", "unsupported_parameter"),
         ({"extra_body": {"tools": []}}, "tools", None),

@@ -76,6 +76,7 @@ RENDERED = [
     (sources.SMOLVLM, [HELLO], "<|im_start|>User:Hello<end_of_utterance>\nAssistant:"),
     (sources.QWEN3_VL, [HELLO], "user: Hello\n"),
 ]  # fmt: skip
+"""The texts were compared with what transformers 5.5.4 renders."""
 
 
 def template(source: str, **settings: Any) -> ChatTemplate:
@@ -99,6 +100,23 @@ def test_arguments_may_be_an_object_already() -> None:
     assert '"arguments": {"a": 1}}' in template(sources.QWEN25).render([HELLO, call])
     as_text = template(sources.DEEPSEEK_R1).render([HELLO, {**call, "content": None}])
     assert '```json\n{"a": 1}\n```' in as_text
+
+
+def test_a_developer_is_the_system_to_a_template_that_knows_no_developer() -> None:
+    told = [{"role": "developer", "content": "Be brief."}, HELLO]
+    for source in (sources.QWEN25, sources.PHI4, sources.LLAMA31):
+        assert template(source).render(told) == template(source).render([SYSTEM, HELLO])
+    knows = "{% for m in messages %}{% if m.role == 'developer' %}[{{ m.content }}]{% endif %}{% endfor %}"
+    assert template(knows).render(told) == "[Be brief.]"
+
+
+def test_a_role_that_the_template_passes_over_is_refused() -> None:
+    passes_over = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    for content in ("Be brief.", [{"type": "text", "text": "Be brief."}]):
+        with pytest.raises(InvalidArgument, match=r"messages\[1\].role: the chat template does not show 'judge'"):
+            template(passes_over).render([HELLO, {"role": "judge", "content": content}])
+    shown = template(sources.CHATML).render([{"role": "judge", "content": "Be brief. "}, HELLO])
+    assert shown.startswith("<|im_start|>judge\nBe brief. <|im_end|>")
 
 
 PARTS = {"role": "user", "content": [{"type": "text", "text": "One"}, {"type": "text", "text": "Two"}]}
@@ -326,7 +344,7 @@ def test_further_templates_may_be_files(tmp_path: Path) -> None:
     [
         ("tokenizer_config_json", "{", "not JSON"),
         ("tokenizer_config_json", "[" * 99999, "not JSON"),
-        ("tokenizer_config_json", "[]", "must hold a JSON object"),
+        ("tokenizer_config_json", "[]", "expected a JSON object"),
         ("chat_template_json", "{", "not JSON"),
         ("tokenizer_config_json", {"chat_template": 3}, "must be a string or a list"),
         ("tokenizer_config_json", {"chat_template": [{"name": "default"}]}, "must be a string or a list"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vintner.ebnf_syntax import DEEPEST_GRAMMAR, LONGEST_GRAMMAR, MOST_RULES, check_grammar
 from vintner.errors import InvalidArgument
 from vintner.json_schemas import (
+    DEEPEST_IN_ALL,
     DEEPEST_SCHEMA,
     LONGEST_SCHEMA,
     MOST_MEMBERS,
@@ -19,7 +20,7 @@ from vintner.json_schemas import (
     MOST_SCHEMAS,
     check_schema,
 )
-from vintner.regex_syntax import DEEPEST_REGEX, LONGEST_REGEX, check_regex
+from vintner.regex_syntax import DEEPEST_REGEX, LONGEST_REGEX, MOST_LOOSE, check_regex
 from vintner.response_formats import ANY_OBJECT, Constraint, grammar_constraint, regex_constraint, response_constraint
 from vintner.syntax_cursor import MOST_REPEATS
 
@@ -49,7 +50,26 @@ def nested(depth: int) -> Any:
     return schema
 
 
+def chained(references: int, depth: int) -> Any:
+    """Each with so many schemas within one another, and the next one's reference in the last."""
+    schemas: dict[str, Any] = {f"a{references}": {}}
+    for place in range(references):
+        schema: Any = {"$ref": f"#/$defs/a{place + 1}"}
+        for _ in range(depth):
+            schema = {"items": schema}
+        schemas[f"a{place}"] = schema
+    return {"$ref": "#/$defs/a0", "$defs": schemas}
+
+
+def with_properties(count: int) -> Any:
+    return {"type": "object", "properties": {f"p{number}": {} for number in range(count)}}
+
+
 GOOD_SCHEMAS: list[Any] = [
+    chained(DEEPEST_IN_ALL - 1, 0),
+    {"items": {"$ref": "#"}},
+    {**with_properties(20), "maxProperties": 10},
+    {"prefixItems": [{"pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"}] * 100},
     True,
     {},
     PERSON,
@@ -154,6 +174,18 @@ BAD_SCHEMAS: list[tuple[Any, str]] = [
     ({"type": "number", "exclusiveMinimum": 5, "maximum": 5}, "schema.exclusiveMinimum: must be less"),
     (nested(DEEPEST_SCHEMA + 1), f"nest deeper than {DEEPEST_SCHEMA}"),
     ({"anyOf": [{}] * MOST_SCHEMAS}, f"more than {MOST_SCHEMAS} schemas"),
+    ({"$ref": "#/title", "title": {"pattern": "\0"}}, "schema.title.pattern must not contain the character NUL"),
+    ({"$ref": "#/title", "title": nested(DEEPEST_SCHEMA + 1)}, f"nest deeper than {DEEPEST_SCHEMA}"),
+    (chained(DEEPEST_IN_ALL + 1, 0), f"what references lead to nests deeper than {DEEPEST_IN_ALL}"),
+    (chained(20, DEEPEST_SCHEMA - 10), f"what references lead to nests deeper than {DEEPEST_IN_ALL}"),
+    (
+        {"prefixItems": [with_properties(500)] * 2},
+        r"schema.prefixItems\[1\]: its properties make the schema too costly",
+    ),
+    ({**with_properties(200), "maxProperties": 100}, "schema: its properties make the schema too costly"),
+    ({"prefixItems": [{"items": {}, "maxItems": MOST_MEMBERS}] * 11}, "items and properties that are counted make"),
+    ({"prefixItems": [{"pattern": "a?" * 150}] * 3}, "its patterns make the schema too costly"),
+    ({"patternProperties": {f"^p{number}[a-z]*$": {} for number in range(500)}}, "its patterns make the schema too"),
     ({"description": "x" * LONGEST_SCHEMA}, f"at most {LONGEST_SCHEMA} are allowed"),
 ]
 
@@ -169,6 +201,7 @@ GOOD_PATTERNS = [
     r"[\w-]", r"[a-z\-\]]", "[-a]", "[a-]", "[+--]", r"\x41\u0041\u{1F600}", r"[\x00-\x1f]", r"\cA", r"\\", "]", "}",
     "é+", r"[\b]", ".*", r"[\s\S]*", "a\nb",
     "a{2147483647}", "(a{100}){100}", "(" * DEEPEST_REGEX + ")" * DEEPEST_REGEX, "a" * LONGEST_REGEX,
+    "a?" * MOST_LOOSE, "[0-9]{3}" * 1000,
 ]  # fmt: skip
 
 
@@ -230,6 +263,11 @@ BAD_PATTERNS = [
     ("((a{30}){30}){30}", "ranges within ranges make 27000"),
     ("(" * (DEEPEST_REGEX + 1) + ")" * (DEEPEST_REGEX + 1), f"deeper than {DEEPEST_REGEX}"),
     ("a" * (LONGEST_REGEX + 1), f"at most {LONGEST_REGEX}"),
+    ("a?" * (MOST_LOOSE + 1), "too many repetitions that leave open"),
+    (".*" * (MOST_LOOSE + 1), "too many repetitions that leave open"),
+    ("a{0,9999}b{0,9999}" * 20, "too many repetitions that leave open"),
+    ("a{1000,}" * 20, "too many repetitions that leave open"),
+    ("(a|())" * (MOST_LOOSE + 1), "too many repetitions that leave open"),
 ]
 
 
@@ -246,6 +284,7 @@ GOOD_GRAMMARS = [
     'a-b ::= "x"\nroot ::= a-b .c\n.c ::= "y"', 'root::="a"',
     'root ::= "\\x41\\u0041\\U0001F600\\n\\"\\\\"', "\troot ::= (\n\"a\"\n)", 'root ::= a\r\na ::= "x"\r\n',
     "root ::= " + "(" * DEEPEST_GRAMMAR + '"a"' + ")" * DEEPEST_GRAMMAR,
+    'root ::= r0\n' + "".join(f'r{n} ::= [a-z]+ " "? ("a" | "")\n' for n in range(900)),
 ]  # fmt: skip
 
 
@@ -288,6 +327,8 @@ BAD_GRAMMARS = [
     ("root ::= " + "(" * (DEEPEST_GRAMMAR + 1), f"deeper than {DEEPEST_GRAMMAR}"),
     ("".join(f'r{number} ::= "a"\n' for number in range(MOST_RULES + 1)), f"more than {MOST_RULES} rules"),
     ("#" * (LONGEST_GRAMMAR + 1), f"at most {LONGEST_GRAMMAR}"),
+    ("root ::= " + "[a-z]* " * 1000, "too many repetitions that leave open"),
+    ("root ::= " + '("a" | "") ' * 1000, "too many repetitions that leave open"),
 ]
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from vintner.errors import ConfigError
+from vintner.errors import ConfigError, LoadError
+from vintner.language_servable import check_keys
 from vintner.model_config import InputConfig, ModelConfig, OutputConfig, VersionPolicy, read_model_config
 
 
@@ -253,3 +254,43 @@ def test_specific_versions_are_served_where_they_are_there(present: set[int], li
 )
 def test_labels_that_cannot_be_asked_for_are_refused(read, labels: str, message: str):
     assert message in problem(read, f"version_labels: {labels}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("draft_model: ../other", "draft_model: expected a bare file name inside the version's directory"),
+        ("adapters: {a: /etc/passwd}", "adapters.a: expected a bare file name inside the version's directory"),
+        ("chat_template: ..", "chat_template: expected a bare file name inside the version's directory"),
+        ("draft_device: GPU", "draft_device: expected draft_model beside it"),
+        ("num_assistant_tokens: 3", "num_assistant_tokens: expected draft_model or max_ngram_size beside it"),
+        ("{draft_model: a, max_ngram_size: 3}", "expected one of the two, got both"),
+    ],
+)
+def test_settings_of_a_language_model_that_make_no_sense_are_refused(read, text: str, message: str):
+    text = text if text.startswith("{") else f"{{{text}}}"
+    assert message in problem(read, f"generation: {text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("batching: {max_queue_delay_seconds: 0.1}", "max_queue_delay_seconds"),
+        ("batching: {preserve_order: true}", "preserve_order"),
+        ("batching: {compiled_sizes: [1]}", "compiled_sizes"),
+        ("response_cache: true", "response_cache"),
+        ("inputs: {text_input: {name: text}}", "inputs"),
+        ("warmup: true", "warmup"),
+        ("instances: 2", "instances"),
+        ("reopen_after_failures: 3", "reopen_after_failures"),
+        ("pools: [{device: CPU}, {device: GPU}]", "several pools"),
+        ("queue: {timeout_seconds: 1, timeout_action: delay}", "timeout_action: delay"),
+    ],
+)
+def test_what_a_language_model_cannot_have_is_refused_by_name(read, text: str, named: str):
+    with pytest.raises(LoadError, match=f"a language model cannot have {named}: its requests"):
+        check_keys(read(text))
+
+
+def test_a_language_model_can_have_all_else(read):
+    check_keys(read("{threads: 2, instances: 1, queue: {max_requests: 3}, generation: {max_num_seqs: 2}}"))

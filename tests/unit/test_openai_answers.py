@@ -130,3 +130,12 @@ def test_the_places_of_tokens_go_on_from_piece_to_piece() -> None:
     assert [each["text_offset"] for each in logprobs] == [[2, 3], [5]]
     assert logprobs[0]["top_logprobs"] == [{"x": -1.0}, {"xx": -2.0}]
     assert logprobs[0]["token_logprobs"] == [-1.0, -2.0]
+
+
+def test_all_tokens_of_a_character_have_its_place() -> None:
+    spelled = [b"a", "Ω".encode()[:1], "Ω".encode()[1:], b"b"]
+    writer = TextWriter(HEAD, 1, ["", ""], token_bytes=spelled.__getitem__)
+    made = [Piece(0, "a", 2, [TokenLogprob(0, 0), TokenLogprob(1, 0)]), Piece(1, "a", 1, [TokenLogprob(0, 0)])]
+    made += [Piece(0, "Ωb", 2, [TokenLogprob(2, 0), TokenLogprob(3, 0)], finish="stop")]
+    logprobs = [chunk["choices"][0]["logprobs"] for chunk in told(writer, made)]
+    assert [each["text_offset"] for each in logprobs] == [[0, 1], [0], [1, 2]]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from vintner.errors import BackendError, Cancelled, InvalidArgument
+from vintner.event_stream import COMMENT, SILENCE, EventStream
 from vintner.openai_asked import MOST_WAITING, Streamed, Whole
-from vintner.openai_events import COMMENT, DONE, SILENCE, Events
+from vintner.openai_events import DONE, OpenAIEvents
 from vintner.outbox import PATIENCE
 from vintner.prompts import Piece, Work
 from vintner.types import Response
@@ -98,7 +99,7 @@ def test_a_client_that_takes_nothing_is_given_up_in_the_end() -> None:
 def test_nothing_is_kept_for_a_client_that_has_gone() -> None:
     asked = streamed()
     closed: list[bool] = []
-    events = Events(asked, lambda: closed.append(True))
+    events = EventStream(OpenAIEvents(asked), lambda: closed.append(True))
     events.close()
     events.close()
     asked.take(piece("a"))
@@ -109,7 +110,7 @@ def test_nothing_is_kept_for_a_client_that_has_gone() -> None:
 
 def test_events_end_with_usage_and_done() -> None:
     asked = streamed()
-    events = Events(asked, lambda: None)
+    events = EventStream(OpenAIEvents(asked), lambda: None)
     asked.take([*piece("a"), *piece("b")])
     asked.end(EMPTY)
     events.expect_first()
@@ -123,9 +124,9 @@ def test_an_error_is_raised_before_the_first_event_and_told_after_it() -> None:
     asked = streamed()
     asked.end(BackendError("it broke"))
     with pytest.raises(BackendError):
-        Events(asked, lambda: None).expect_first()
+        EventStream(OpenAIEvents(asked), lambda: None).expect_first()
     asked = streamed()
-    events = Events(asked, lambda: None)
+    events = EventStream(OpenAIEvents(asked), lambda: None)
     asked.take(piece("a"))
     events.expect_first()
     asked.end(BackendError("it broke"))
@@ -138,10 +139,9 @@ def test_an_error_is_raised_before_the_first_event_and_told_after_it() -> None:
 
 
 def test_a_comment_is_sent_after_a_silence_and_nothing_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vintner.openai_events.LOOK", 0.0)
-    monkeypatch.setattr("vintner.openai_events.PATIENT", 0.0)
+    monkeypatch.setattr("vintner.event_stream.LOOK", 0.0)
     now = [0.0]
-    events = Events(streamed(), lambda: None, lambda: now[0])
+    events = EventStream(OpenAIEvents(streamed()), lambda: None, patience=0.0, clock=lambda: now[0])
     events.expect_first()
     assert next(events) == COMMENT
     assert next(events) == b""
@@ -152,7 +152,7 @@ def test_a_comment_is_sent_after_a_silence_and_nothing_before(monkeypatch: pytes
 
 def test_an_answer_without_pieces_ends_at_once() -> None:
     asked = streamed()
-    events = Events(asked, lambda: None)
+    events = EventStream(OpenAIEvents(asked), lambda: None)
     asked.end(EMPTY)
     events.expect_first()
     assert next(events) == b"data: usage\n\n" + DONE

@@ -103,6 +103,19 @@ def test_what_a_runtime_cannot_do_is_refused() -> None:
         question.prepare(language(supported=ALL))
 
 
+def test_an_answer_may_be_exactly_as_long_as_it_must() -> None:
+    sampling = chat(min_tokens=3, max_tokens=3).prepare(language(supported=ALL))[0].sampling
+    assert (sampling.min_new_tokens, sampling.max_new_tokens) == (3, 3)
+    with pytest.raises(InvalidArgument, match="expected at most 'max_tokens', 3, got 4"):
+        chat(min_tokens=4, max_tokens=3).prepare(language(supported=ALL))
+
+
+def test_seeds_of_either_sign_are_seeds_of_their_own() -> None:
+    seeds = [chat(seed=seed).prepare(language())[0].sampling.seed for seed in (3, -3, 0, -1)]
+    assert len(set(seeds)) == 4
+    assert all(seed is not None and seed >= 0 for seed in seeds)
+
+
 def test_an_adapter_is_chosen_by_name() -> None:
     model = language(supported=ALL, adapters=frozenset({"french"}))
     assert chat(adapter="french").prepare(model)[0].sampling.adapters == {"french": 1.0}

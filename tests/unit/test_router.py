@@ -129,7 +129,7 @@ def test_a_version_that_is_not_ready_leaves_its_requests_to_the_default(world: W
     write_model(world.root / "m" / "3", {**fake_model(), "fail": "too new"})
     world.serve({"default": 2, "canary": {"version": 3, "percent": 50}, "shadow": {"version": 9}}, 1, 2, 3)
     assert {world.ask(id=str(number)).model_version for number in range(20)} == {"2"}
-    assert world.shadow.skipped == {"busy": 0, "not_ready": 20}
+    assert world.shadow.skipped == {"busy": 0, "not_ready": 20, "not_comparable": 0}
     world.serve({"default": 7, "canary": {"version": 3, "percent": 50}}, 1, 2, 3)
     assert {world.ask().model_version for number in range(20)} == {"2"}
 

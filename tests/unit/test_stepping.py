@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from threading import Event
 
@@ -539,6 +541,29 @@ def test_a_step_that_takes_too_long_loses_its_requests_but_not_the_model() -> No
     wait_until(lambda: not world.stepper.fault)
     assert world.ask("ba").text() == "ab"
     world.end()
+
+
+def test_one_that_was_alone_when_the_runtime_died_goes_on(world: World) -> None:
+    client = world.ask("edcba")
+    world.until_running(1)
+    world.step(2)
+    deaths = iter(["it was killed"])
+    world.engine.fail = lambda prompts: next(deaths, "")
+    world.run()
+    assert client.text() == "abcde"
+
+
+def test_nothing_of_a_request_is_left_for_the_collector_of_garbage(world: World) -> None:
+    world.engine.held = False
+    world.ask("edcba").text()
+    gc.collect()
+    gc.disable()
+    try:
+        calls = [weakref.ref(world.ask("edcba", n=2)) for _ in range(5)]
+        wait_until(lambda: not world.stepper.busy and not world.stepper.queued[0])
+        wait_until(lambda: all(call() is None for call in calls))
+    finally:
+        gc.enable()
 
 
 # -- anything ----------------------------------------------------------------------------------------------------
