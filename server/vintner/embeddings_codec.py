@@ -97,7 +97,8 @@ class RerankAsked:
 
     @property
     def columns(self) -> Mapping[str, Array]:
-        queries = np.full(len(self.documents), self.query, np.object_)
+        queries = np.empty(len(self.documents), np.object_)
+        queries.fill(self.query)  # numpy.full makes copies of it, without a NUL at its end
         return {QUERY: queries, DOCUMENT: self.documents}
 
     def answer(self, scores: Array, tokens: int) -> bytes:

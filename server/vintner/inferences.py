@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Lock
+from weakref import WeakSet
 
 from vintner.access_log import Visit, bounded
 from vintner.classification import check_classes, classifying
@@ -37,12 +38,21 @@ class Inferences:
         self._timeout = timeout
         self._lock = Lock()
         self._running = 0
+        self._languages: WeakSet[Servable] = WeakSet()  # language models that were asked something
         self._parking = Parking(manager.threads.alarms)
         manager.registry.parked = lambda: self._parking.waiting
 
     def refuse_waiting(self, at: float) -> None:
-        """Has the requests answered that still wait for a model to be loaded at that time, of `time.monotonic`."""
+        """Has the requests answered that still wait for a model to be loaded at that time, of `time.monotonic`, and
+        those to language models, of which nobody knows how long they will run."""
         self._parking.clear(at)
+        self._manager.threads.alarms.set(at, self._cut_short)
+
+    def _cut_short(self) -> None:
+        with self._lock:
+            languages = list(self._languages)
+        for servable in languages:
+            servable.cut_short()
 
     def submit(self, request: Request, protocol: str, reply: Reply, since: float | None = None) -> Turn | None:
         """Begins an inference and returns at once, with a turn that the caller has to run soon, or None.
@@ -67,6 +77,9 @@ class Inferences:
         except Exception as exc:
             self._reject(exc, protocol, started, reply)
             return None
+        if servable.language is not None:
+            with self._lock:
+                self._languages.add(servable)
         metrics = servable.metrics.requests[protocol]
         if request.classes:
             reply = classifying(request, servable, reply)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from vintner.cores import available_cores
-from vintner.errors import InvalidArgument, LoadError
+from vintner.errors import InvalidArgument, LoadError, Stopping
 from vintner.generation import LanguageModel, Sampling
 from vintner.generation_call import GenerationCall
 from vintner.generation_limits import MOST_CHOICES, check_prompt
@@ -117,6 +117,9 @@ class LanguageServable(Servable):
 
     def _when_idle(self, callback: Callable[[], None]) -> None:
         self._stepper.when_idle(callback)
+
+    def cut_short(self) -> None:
+        self._stepper.cut_short(Stopping("the server is stopping"))
 
     def close(self) -> None:
         self._stepper.close()

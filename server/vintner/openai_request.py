@@ -8,15 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 from vintner.errors import InvalidArgument, RequestError, Unsupported, close_to
+
+SHOWN: Final = 100
+"""Characters of a value that are told in an error."""
 
 
 def bad(param: str, expected: str, given: object) -> InvalidArgument:
     """The error for a parameter that is not what was expected."""
-    return InvalidArgument(f"parameter '{param}': expected {expected}, got {given!r:.100}", param)
+    return InvalidArgument(f"parameter '{param}': expected {expected}, got {shown(given)}", param)
+
+
+def shown(value: Any) -> str:
+    """The first hundred characters of its `repr`, without making the rest, which may be of megabytes."""
+    return repr(_begun(value, [SHOWN]))[:SHOWN]
+
+
+def _begun(value: Any, left: list[int]) -> Any:
+    """The begin of a JSON value: so many members, each of which is shown as one character or more."""
+    left[0] -= 1
+    if isinstance(value, str):
+        return value[:SHOWN]
+    if isinstance(value, list):
+        return [_begun(member, left) for member in takewhile(lambda _: left[0] > 0, value)]
+    if isinstance(value, dict):
+        members = takewhile(lambda _: left[0] > 0, value.items())
+        return {name[:SHOWN]: _begun(member, left) for name, member in members}
+    return value
 
 
 @contextmanager
@@ -135,4 +157,4 @@ class Parameters:
                 hint = close_to(name, sorted({*self._asked, *neutral}))
                 raise InvalidArgument(f"unknown parameter '{path}'{hint}", path)
             if not any(type(value) is type(one) and value == one for one in neutral[name]):
-                raise Unsupported(f"parameter '{path}' is not supported: got {value!r:.100}", path)
+                raise Unsupported(f"parameter '{path}' is not supported: got {shown(value)}", path)

@@ -18,6 +18,9 @@ from vintner.openai_tools import read_tools
 from vintner.prompts import Language
 
 PROMPTS: Final = ("prompt", "text", "messages")
+MOST_TEXTS: Final = 1024
+MOST_CHARACTERS: Final = 1 << 20
+"""Of all texts of a request: to make tokens of them holds up everything else in the process."""
 
 
 class TokenizeQuestion:
@@ -49,6 +52,11 @@ class TokenizeQuestion:
         self._texts = list(texts) if isinstance(texts, list) else [texts]
         if not all(isinstance(text, str) for text in self._texts):
             raise bad(name, "a string, or an array of strings", texts)
+        if len(self._texts) > MOST_TEXTS:
+            raise bad(name, f"at most {MOST_TEXTS} texts", len(self._texts))
+        length = sum(map(len, self._texts))
+        if self._several and length > MOST_CHARACTERS:
+            raise bad(name, f"texts of at most {MOST_CHARACTERS} characters, all together", length)
         self._encoding = Encoding(parameters.flag("add_special_tokens", True))
 
     def answer(self, language: Language) -> bytes:

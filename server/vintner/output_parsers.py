@@ -120,9 +120,9 @@ def parser_for(
     answer begins in them.
     """
     calls = _named(TOOL_PARSERS, tool, "tool parser")(new_id, tools) if tool is not None else PlainText()
-    if reasoning is None:
-        return calls
-    return Composed(_named(REASONING_PARSERS, reasoning, "reasoning parser")(prompt_end), calls)
+    if reasoning is not None:
+        calls = Composed(_named(REASONING_PARSERS, reasoning, "reasoning parser")(prompt_end), calls)
+    return calls if isinstance(calls, PlainText) else SpaceCollected(calls)
 
 
 def _named(table: Mapping[str, _Made], name: str, kind: str) -> _Made:
@@ -139,6 +139,26 @@ class PlainText:
 
     def finish(self) -> Delta:
         return Delta()
+
+
+class SpaceCollected:
+    """Hands space on with what follows it. Parsers wait for the end of space, and look at all of it again for each
+    piece, which takes the square of its length; models that are lost write nothing else."""
+
+    def __init__(self, parser: OutputParser) -> None:
+        self._parser = parser
+        self._space: list[str] = []
+
+    def feed(self, text: str) -> Delta:
+        self._space.append(text)
+        return Delta() if not text or text.isspace() else self._parser.feed(self._taken())
+
+    def finish(self) -> Delta:
+        return self._parser.feed(self._taken()).plus(self._parser.finish())
+
+    def _taken(self) -> str:
+        space, self._space = self._space, []
+        return "".join(space)
 
 
 class Composed:

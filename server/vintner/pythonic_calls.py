@@ -15,6 +15,7 @@ from vintner.call_sink import CallSink
 from vintner.json_values import SPACE, Reading
 
 LONGEST_CALL: Final = 1 << 16
+LONGEST_NAME: Final = 256
 _DEEPEST: Final = 50
 _NAME: Final = re.compile(r"[A-Za-z_][\w.\-]*")
 _CONSTANTS: Final = {"true": True, "false": False, "null": None}
@@ -52,7 +53,7 @@ class PythonicCalls:
 
     def _in_call(self, character: str) -> int:
         self._call += character
-        if not self._depth and character != "(" and not _NAME.fullmatch(self._call):
+        if not self._depth and character != "(" and not self._is_name():
             return self._broken()
         if self._quote:
             self._in_string(character)
@@ -65,6 +66,9 @@ class PythonicCalls:
         if self._depth > _DEEPEST or len(self._call) > LONGEST_CALL:
             return self._broken()
         return 1 if self._depth or character not in ")]}" else self._complete()
+
+    def _is_name(self) -> bool:
+        return len(self._call) <= LONGEST_NAME and _NAME.fullmatch(self._call) is not None
 
     def _in_string(self, character: str) -> None:
         if self._escaped:

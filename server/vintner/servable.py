@@ -176,6 +176,9 @@ class Servable(ABC):
         if then is not None:
             then()
 
+    def cut_short(self) -> None:  # noqa: B027 - most kinds have to finish what they have begun
+        """Answers what runs with Stopping, where that can be done: the server is about to end."""
+
     @abstractmethod
     def close(self) -> None:
         """Unloads the model. To be called once, when drained."""

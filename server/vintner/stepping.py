@@ -6,8 +6,8 @@ its own text. Requests that end early, by their client or their deadline, are an
 thread then takes them out of the engine before the next step.
 
 A step that fails, fails for all sequences. The engine is reset; those that have not made a token since they were added
-are tried one by one, so the one that cannot be run is found, and told; all others go on where they were. So does one
-that the engine could not even take, for want of a process, say.
+are tried one by one, so the one that cannot be run is found, and told; all others go on where they were. It is the same
+where the engine cannot even take a sequence, because its process has died, say.
 
 Invariants: a call gets exactly one end; a key is in the engine if and only if its sequence is in `_running`.
 """
@@ -207,14 +207,18 @@ class Stepper:
 
     def close(self) -> None:
         """Refuses new calls and ends those that there are. The thread ends after its step."""
-        reason = Stopping("the model is being unloaded")
         with self._changed:
-            self._refusal = reason
             self._stopped = True
-            left = [*self._queue, *self._calls]
             if self._alarm is not None:
                 self._alarms.cancel(self._alarm)
             self._changed.notify()
+        self.cut_short(Stopping("the model is being unloaded"))
+
+    def cut_short(self, reason: Exception) -> None:
+        """Refuses new calls from now on and ends those that there are."""
+        with self._changed:
+            self._refusal = reason
+            left = [*self._queue, *self._calls]
         for call in left:
             self._end(call, reason)
 
@@ -467,14 +471,9 @@ class Stepper:
         """The engine cannot be used any more."""
         logger.error("%s cannot go on: %s", self._name, error)
         self.fault = f"the runtime failed, and cannot go on: {error}"
-        reason = BackendError(self.fault)
-        with self._changed:
-            self._refusal = reason
-            left = [*self._queue, *self._calls]
         self._ready.clear()
         self._trial.clear()
-        for call in left:
-            self._end(call, reason)
+        self.cut_short(BackendError(self.fault))
 
 
 def _blocks(sequence: GeneratedSequence, block_tokens: int) -> int:

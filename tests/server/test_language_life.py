@@ -29,7 +29,7 @@ CONFIGS = {
     "few": "generation: {max_num_seqs: 2}\n",
     "shadowed": "traffic: {default: 1, shadow: {version: 2}}\n",
 }
-LONG = {"ignore_eos": True, "max_tokens": 1900}
+LONG = {"ignore_eos": True, "max_tokens": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,14 @@ def chat(server: RunningServer, model: str, name: str, **parameters: Any) -> dic
     assert status == 200, body
     choice: dict[str, Any] = json.loads(body)["choices"][0]
     return choice
+
+
+def stream(server: RunningServer, model: str) -> str:
+    """All events of a long answer."""
+    asked = {"model": model, "prompt": "a b c d", "stream": True, "temperature": 0, **LONG}
+    headers = {"Content-Type": "application/json"}
+    _, _, body = server.request("POST", "/v1/completions", json.dumps(asked).encode(), headers)
+    return body.decode()
 
 
 def control(server: RunningServer, model: str, action: str, config: dict[str, Any] | None = None) -> int:
@@ -138,14 +146,21 @@ def test_a_server_that_is_told_to_end_finishes_what_it_generates(
     assert whole(asked)
 
 
-def test_a_server_that_may_not_drain_for_long_answers_all_the_same(
-    start: Callable[..., RunningServer], tmp_path: Path, pool: ThreadPoolExecutor
+@pytest.mark.parametrize("model", ["tiny_llm", "tiny_llm_onnx"])
+def test_what_is_not_finished_when_the_server_has_to_end_is_told(
+    start: Callable[..., RunningServer], tmp_path: Path, pool: ThreadPoolExecutor, model: str
 ) -> None:
-    shutil.copytree(SHIPPED / "tiny_llm", tmp_path / "models" / "tiny_llm")
-    server = start(tmp_path / "models", "--drain-seconds=0.1")
-    asked = begin(server, pool, "tiny_llm", 48)
+    """In time for it to be sent, which a request that runs for minutes would not be otherwise."""
+    shutil.copytree(SHIPPED / model, tmp_path / "models" / model)
+    server = start(tmp_path / "models", "--exit-timeout-seconds=2")
+    asked = begin(server, pool, model, 48)
+    streamed = pool.submit(stream, server, model)
+    wait_until(lambda: server.counter("vintner_requests_in_flight", model=model) == 49)
     assert server.terminate() == 0
-    assert {one.result()[0] for one in asked} <= {200, 503}
+    answers = [one.result() for one in asked]
+    assert {status for status, _ in answers} <= {200, 503}
+    assert (503, {"error": "the server is stopping"}) in answers
+    assert "the server is stopping" in streamed.result()
 
 
 # -- little room -------------------------------------------------------------------------------------------------
@@ -168,11 +183,19 @@ def test_a_prompt_that_the_cache_has_no_room_for_is_refused(server: RunningServe
     assert b"key-value cache" in body
 
 
+@pytest.mark.parametrize("model", ["small_cache", "small_cache_unkept"])
+def test_an_answer_that_outgrows_the_cache_is_an_error_and_no_short_answer(server: RunningServer, model: str) -> None:
+    status, said = generate(server, model, "story", **LONG)
+    assert status == 413
+    assert "has no room for the prompt and what was generated so far" in str(said)
+    assert generate(server, model, "capital") == (200, answer("capital"))
+
+
 def test_no_more_are_generated_at_once_than_the_configuration_says(
     server: RunningServer, pool: ThreadPoolExecutor
 ) -> None:
-    asked = begin(server, pool, "few", 5)
-    wait_until(lambda: server.counter("vintner_generation_sequences_waiting", model="few") == 3 or asked[-1].done())
+    asked = begin(server, pool, "few", 4)
+    wait_until(lambda: server.counter("vintner_generation_sequences_waiting", model="few") == 2 or asked[-1].done())
     assert not any(one.done() for one in asked)
     assert running(server, "few") == 2
     assert whole(asked)

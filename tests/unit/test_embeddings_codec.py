@@ -85,6 +85,13 @@ def test_dimensions_are_those_of_the_model(dimensions: int, fits: bool) -> None:
         asked.answer(vectors, 1)
 
 
+def test_the_documents_share_one_query() -> None:
+    asked = decode_rerank(Parameters(RANK | {"query": "a\0", "documents": ["a"] * 3}))
+    queries = asked.columns["query"]
+    assert queries.tolist() == [b"a\0"] * 3
+    assert all(query is asked.query for query in queries)
+
+
 def test_the_most_relevant_documents_come_first_and_equals_as_they_were_sent() -> None:
     documents = ["a", "b", "c", "d"]
     asked = decode_rerank(Parameters(RANK | {"documents": documents, "top_n": 3, "return_documents": True}))

@@ -12,7 +12,7 @@ from vintner.openai_chat import ChatQuestion, read_chat
 from vintner.openai_completions import CompletionQuestion, read_completion
 from vintner.openai_questions import ModelName
 from vintner.openai_request import Parameters
-from vintner.openai_tokenize import TokenizeQuestion
+from vintner.openai_tokenize import MOST_CHARACTERS, MOST_TEXTS, TokenizeQuestion
 from vintner.prompts import Language
 
 TEMPLATE = ChatTemplate(
@@ -185,6 +185,16 @@ def test_tokens_of_a_prompt_are_kept_and_checked() -> None:
         with pytest.raises(InvalidArgument, match="out of range") as caught:
             completion(wrong).prepare(language())
         assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [(["a"] * (MOST_TEXTS + 1), f"at most {MOST_TEXTS}"), (["a" * (MOST_CHARACTERS // 2 + 1)] * 2, "all together")],
+)
+def test_no_more_texts_are_made_tokens_of_than_take_a_moment(texts: list[str], said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said) as caught:
+        TokenizeQuestion(Parameters({"prompt": texts}))
+    assert caught.value.param == "prompt"
 
 
 def test_the_tokens_of_a_chat_are_those_of_its_prompt() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from vintner.errors import InvalidArgument, Unsupported
-from vintner.openai_request import Parameters
+from vintner.openai_request import Parameters, shown
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,24 @@ def test_what_is_not_there_here_is_refused_unless_it_asks_for_nothing() -> None:
         with pytest.raises(Unsupported, match=f"'{name}' is not supported") as caught:
             Parameters({name: value}).finish(neutral)
         assert caught.value.param == name
+
+
+class Unwritten(int):
+    """A number that may not be written."""
+
+    def __repr__(self) -> str:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "value", [None, 1.5, "a'b", [1, [2, {"a": "b"}], []], {"a": {"b": [None] * 50}}, ["x" * 99] * 99, "x" * 200]
+)
+def test_what_was_got_is_shown_as_it_begins(value: Any) -> None:
+    assert shown(value) == f"{value!r:.100}"
+
+
+def test_no_more_is_looked_at_than_is_shown() -> None:
+    assert len(shown([0] * 100 + [Unwritten(1)])) == 100
+    assert len(shown([[0, 1]] * 100 + [Unwritten(1)])) == 100
+    assert len(shown({str(place): place if place < 100 else Unwritten(1) for place in range(200)})) == 100
+    assert len(shown("x" * 10**6)) == 100

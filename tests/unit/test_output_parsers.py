@@ -15,6 +15,7 @@ from vintner.output_parsers import (
     TOOL_PARSERS,
     Delta,
     OutputParser,
+    SpaceCollected,
     choose_reasoning_parser,
     choose_tool_parser,
     new_call_id,
@@ -134,6 +135,7 @@ NO_CALLS = [
     ("pythonic", "[f(a=1e999)]"),
     ("pythonic", "[f(a=" + "[" * 60 + "]" * 60 + ")]"),
     ("pythonic", "[f(a=1"),
+    ("pythonic", "[" + "f" * 300 + "(a=1)]"),
     ("mistral", "[TOOL_CALLS] nothing of the kind"),
     ("mistral", "[TOOL_CALLS] [1]"),
     ("mistral", "[TOOL_CALLS]{}"),
@@ -229,6 +231,28 @@ def test_only_what_may_begin_a_marker_is_held_back() -> None:
     assert parser.feed("1 < 2").content == "1 < 2"
     assert parser.feed(" <tool").content == ""
     assert parser.feed("box>").content == " <toolbox>"
+
+
+class Recorded:
+    def __init__(self) -> None:
+        self.fed: list[str] = []
+
+    def feed(self, text: str) -> Delta:
+        self.fed.append(text)
+        return Delta(text)
+
+    def finish(self) -> Delta:
+        return Delta("!")
+
+
+def test_a_parser_is_given_space_once_and_not_piece_by_piece() -> None:
+    recorded = Recorded()
+    parser = SpaceCollected(recorded)
+    deltas = [parser.feed(text) for text in ("a", *[" \n"] * 1000, "b", "\n")]
+    assert recorded.fed == ["a", " \n" * 1000 + "b"]
+    assert "".join(delta.content for delta in deltas) + parser.finish().content == "a" + " \n" * 1000 + "b\n!"
+    assert isinstance(made("hermes"), SpaceCollected)
+    assert isinstance(parser_for(reasoning="think"), SpaceCollected)
 
 
 REASONING = [
