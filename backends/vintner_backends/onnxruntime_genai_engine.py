@@ -80,8 +80,14 @@ class RemoteEngine:
         if not self._running and not self._worker.alive:
             self._replace()
         ends, least = sorted(sampling.stop_token_ids), sampling.min_new_tokens
-        self._worker.tell("add", key, array("i", tokens).tobytes(), session, options, ends, least)
-        answer = self._answer()
+        message = ("add", key, array("i", tokens).tobytes(), session, options, ends, least)
+        try:
+            answer = self._asked(message)
+        except BackendError:
+            if self._running or self._worker.alive:
+                raise
+            self._replace()  # it was dying when it was asked whether it was alive
+            answer = self._asked(message)
         if answer[0] == "refused":
             raise InvalidArgument(one_line(answer[1]))
         if answer[0] != "added":
@@ -89,8 +95,9 @@ class RemoteEngine:
         self._running.add(key)
         self._allowed = 0  # the process may have thought that nothing was left to do
 
-    def _answer(self) -> tuple[Any, ...]:
-        """That to what was asked last, behind those of steps."""
+    def _asked(self, message: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The answer, which comes behind those of steps."""
+        self._worker.tell(*message)
         while (answer := self._worker.hear())[0] in STEPS:
             self._unread.append(answer)
         return answer
