@@ -15,7 +15,7 @@ import orjson
 
 from vintner.errors import InvalidArgument, nearest
 from vintner.generation import Sampling
-from vintner.generation_limits import checked_sampling
+from vintner.generation_limits import MOST_CHOICES, checked_sampling, encoded
 from vintner.prompts import Language, Piece, Work
 from vintner.types import Parameter, Request, Response, Tensor, TensorSpec
 
@@ -23,6 +23,10 @@ INPUTS: Final = (TensorSpec("text_input", "BYTES", (-1,)),)
 OPTIONAL_INPUTS: Final = (TensorSpec("stop", "BYTES", (-1,)), TensorSpec("stop_words", "BYTES", (-1,)))
 """Parameters that may be lists, which only inputs can be."""
 OUTPUTS: Final = (TensorSpec("text_output", "BYTES", (-1,)),)
+
+MOST_TOKENS: Final = 2**31 - 1
+MOST_WHOLE: Final = {"seed": 2**64 - 1, "random_seed": 2**64 - 1}
+"""Of whole numbers that are not counts of tokens."""
 
 Kind = Callable[[str, Any], Any]
 
@@ -36,8 +40,9 @@ def _number(name: str, value: Any) -> float:
 def _whole(name: str, value: Any) -> int:
     if type(value) is float and value.is_integer():
         value = int(value)
-    if type(value) is not int or value < 0:
-        raise InvalidArgument(f"parameter '{name}': expected a whole number of at least 0, got {value!r:.60}")
+    most = MOST_WHOLE.get(name, MOST_TOKENS)
+    if type(value) is not int or not 0 <= value <= most:
+        raise InvalidArgument(f"parameter '{name}': expected a whole number from 0 to {most}, got {value!r:.60}")
     return value
 
 
@@ -92,6 +97,8 @@ class TextAsked:
         self._model, self._version, self._id = model, version, request.id
         self._stream = request.stream
         self._prompts = _prompts(request.inputs, model)
+        if len(self._prompts) > MOST_CHOICES:
+            raise InvalidArgument(f"text_input: expected at most {MOST_CHOICES} prompts, got {len(self._prompts)}")
         self._parameters = _checked({**request.parameters, **_inputs(request.inputs)})
         self.streams = request.stream is not None and self._parameters.get("stream", True)
         if self.streams and len(self._prompts) > 1:
@@ -103,7 +110,7 @@ class TextAsked:
         self._prompt_tokens: list[int] = []
 
     def prepare(self, language: Language) -> Work:
-        prompts = [language.tokenizer.encode(text) for text in self._prompts]
+        prompts = [encoded(language, text) for text in self._prompts]
         self._prompt_tokens = [len(prompt) for prompt in prompts]
         stop = (*self._parameters.get("stop", ()), *self._parameters.get("stop_words", ()))
         return Work(prompts, checked_sampling(self._sampling(), language), stop=stop)
