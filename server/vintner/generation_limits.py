@@ -15,6 +15,9 @@ from vintner.prompts import Language
 MOST_CHOICES: Final = 128
 """Choices of one request, of all its prompts."""
 
+CHARACTERS: Final = 32
+"""Of a token, at most, on the average of a long text; there is hardly one of so many."""
+
 BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
@@ -88,3 +91,21 @@ def check_length(language: Language, tokens: Sequence[int], max_new_tokens: int 
             f"this model's maximum context length is {language.context_length} tokens, but {len(tokens) + least} were"
             f" requested: {len(tokens)} in the prompt, {asked}"
         )
+
+
+def encoded(language: Language, text: str, special_tokens: bool = True, keep: int = 0) -> Sequence[int]:
+    """All tokens of a text, or more than the last `keep`. Raises ContextExceeded for one that is too long by far: to
+    make tokens of it would hold up everything else in the process."""
+    encode, most = language.tokenizer.encode, language.context_length
+    longest = CHARACTERS * most
+    if len(text) > longest:
+        part = text[-longest:] if keep else text[:longest]
+        tokens = encode(part, special_tokens)
+        if keep and len(tokens) > keep:
+            return tokens
+        if len(tokens) > most:
+            raise ContextExceeded(
+                f"this model's maximum context length is {most} tokens, but the prompt of {len(text)} characters has"
+                f" more than {len(tokens)}"
+            )
+    return encode(text, special_tokens)

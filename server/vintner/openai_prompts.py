@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from vintner.errors import ContextExceeded, InvalidArgument
-from vintner.generation_limits import check_length, check_prompt
+from vintner.errors import InvalidArgument
+from vintner.generation_limits import check_length, check_prompt, encoded
 from vintner.openai_request import Parameters, bad
 from vintner.prompts import Language
-
-CHARACTERS: Final = 32
-"""Of a token, at most, on the average of a long text; there is hardly one of so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +35,7 @@ class Encoding:
 
     def encoded(self, language: Language, text: str, keep: int = 0) -> Sequence[int]:
         """All tokens of a text that is not too long by far, or more than the last `keep`."""
-        encode, most = language.tokenizer.encode, language.context_length
-        longest = CHARACTERS * most
-        if len(text) > longest:
-            part = text[-longest:] if keep else text[:longest]
-            tokens = encode(part, self.special_tokens)
-            if keep and len(tokens) > keep:
-                return tokens
-            if len(tokens) > most:
-                raise ContextExceeded(
-                    f"this model's maximum context length is {most} tokens, but the prompt of {len(text)} characters"
-                    f" has more than {len(tokens)}"
-                )
-        return encode(text, self.special_tokens)
+        return encoded(language, text, self.special_tokens, keep)
 
 
 def read_encoding(parameters: Parameters, special_tokens: bool) -> Encoding:

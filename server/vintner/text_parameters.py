@@ -31,12 +31,18 @@ def _number(name: str, value: Any) -> float:
     return float(number)
 
 
+MOST_TOKENS: Final = 2**31 - 1
+MOST_WHOLE: Final = {"seed": 2**64 - 1, "random_seed": 2**64 - 1}
+"""Of whole numbers that are not counts of tokens."""
+
+
 def _whole(name: str, value: Any) -> int:
     number = _spelled(value)
     if type(number) is float and number.is_integer():
         number = int(number)
-    if type(number) is not int or number < 0:
-        raise InvalidArgument(f"parameter '{name}': expected a whole number of at least 0, got {value!r:.60}")
+    most = MOST_WHOLE.get(name, MOST_TOKENS)
+    if type(number) is not int or not 0 <= number <= most:
+        raise InvalidArgument(f"parameter '{name}': expected a whole number from 0 to {most}, got {value!r:.60}")
     return number
 
 

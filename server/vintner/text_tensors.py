@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from vintner.errors import InvalidArgument
+from vintner.generation_limits import MOST_CHOICES, encoded
 from vintner.prompts import Language, Piece, TokenLogprob, Work
 from vintner.text_parameters import read_text_parameters
 from vintner.types import Request, Response, Tensor, TensorSpec
@@ -36,6 +37,8 @@ class TextAsked:
         self._model, self._version, self._id = model, version, request.id
         self._stream = request.stream
         self._prompts = _prompts(request.inputs, model)
+        if len(self._prompts) > MOST_CHOICES:
+            raise InvalidArgument(f"text_input: expected at most {MOST_CHOICES} prompts, got {len(self._prompts)}")
         named = {f"return_{name}": True for name in request.outputs if name in EXTRA}
         self._parameters = read_text_parameters({**request.parameters, **_inputs(request.inputs), **named})
         self.streams = request.stream is not None and self._parameters.streams
@@ -52,7 +55,7 @@ class TextAsked:
         self._token_bytes: Callable[[int], bytes] = lambda token: b""
 
     def prepare(self, language: Language) -> Work:
-        prompts = [language.tokenizer.encode(text) for text in self._prompts]
+        prompts = [encoded(language, text) for text in self._prompts]
         self._prompt_tokens = [len(prompt) for prompt in prompts]
         self._token_bytes = language.tokenizer.token_bytes
         asked = self._parameters

@@ -214,7 +214,9 @@ def test_generate_stream_sends_an_answer_piece_by_piece(server: RunningServer, m
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"max_tokens": -1}, "parameter 'max_tokens': expected a whole number of at least 0, got -1"),
+    ({"max_tokens": -1}, "parameter 'max_tokens': expected a whole number from 0 to 2147483647, got -1"),
+    ({"top_k": 2**40}, "parameter 'top_k': expected a whole number from 0 to 2147483647, got 1099511627776"),
+    ({"seed": 1e300}, "parameter 'seed': expected a whole number from 0 to 18446744073709551615"),
     ({"max_tokns": 1}, "unknown parameter 'max_tokns' of a language model; did you mean 'max_tokens'?"),
     ({"temperature": 3.5}, "parameter 'temperature': expected at least 0 and at most 2, got 3.5"),
     ({"top_p": 0.0}, "parameter 'top_p': expected above 0 and at most 1, got 0.0"),
@@ -233,6 +235,16 @@ def test_what_is_wrong_with_a_request_is_told_on_both_protocols(
     with pytest.raises(InferenceServerException, match="INVALID_ARGUMENT") as caught:
         grpc_client.InferenceServerClient(server.grpc).infer("tiny_llm", grpc_input("a"), parameters=wrong)
     assert text in caught.value.message()
+
+
+def test_of_a_prompt_longer_by_far_only_the_begin_becomes_tokens(server: RunningServer) -> None:
+    status, body = post(server, "tiny_llm", "generate", {"text_input": "a" * 10**6})
+    assert (status, "the prompt of 1000000 characters has more than" in json.loads(body)["error"]) == (400, True), body
+
+
+def test_there_are_not_more_prompts_than_choices(server: RunningServer) -> None:
+    with pytest.raises(InferenceServerException, match="at most 128 prompts, got 129"):
+        grpc_client.InferenceServerClient(server.grpc).infer("tiny_llm", grpc_input(*["a"] * 129))
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(server: RunningServer) -> None:

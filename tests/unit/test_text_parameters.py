@@ -72,7 +72,7 @@ def test_an_answer_can_be_constrained(given: dict[str, Any], kind: str, value: s
     [
         ({"max_tokns": 1}, InvalidArgument, "unknown parameter 'max_tokns' of a language model; did you mean"),
         ({"temperature": "warm"}, InvalidArgument, "expected a number, got 'warm'"),
-        ({"max_tokens": "true"}, InvalidArgument, "expected a whole number of at least 0, got 'true'"),
+        ({"max_tokens": "true"}, InvalidArgument, "expected a whole number from 0 to 2147483647, got 'true'"),
         ({"stop": [1]}, InvalidArgument, "'stop': expected a string or a list of strings"),
         ({"stop_token_ids": ["a"]}, InvalidArgument, "expected a list of token ids"),
         ({"sampling_parameters": "[1]"}, InvalidArgument, "expected a JSON object, got \\[1\\]"),
