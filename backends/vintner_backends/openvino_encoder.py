@@ -6,6 +6,7 @@ run at the same time. Invariant: what a text gets does not depend on the texts b
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -94,14 +95,14 @@ class Slot:
         self.encoder.close()
 
 
-class TextInstance:
+class TextInstance(ABC):
     """Between what is served and a slot; what differs is in `run`."""
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
 
-    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        raise NotImplementedError
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]: ...
 
     def close(self) -> None:
         self._slot.close()

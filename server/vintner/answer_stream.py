@@ -7,13 +7,23 @@ cancelled.
 from __future__ import annotations
 
 from vintner.errors import Cancelled
-from vintner.outbox import PATIENCE, Outbox
+from vintner.outbox import PATIENCE, Item, Outbox
 from vintner.service import Service
 from vintner.types import Cancellation, Request, Response
 
 
 class Ended(Exception):
     """No response will come any more."""
+
+
+def answered(item: Item | Exception) -> Item:
+    """What was taken out of an outbox, unless it is an error, which is raised."""
+    if not isinstance(item, Exception):
+        return item
+    try:
+        raise item
+    finally:
+        del item  # its traceback has this frame, which would keep it until Python looks for such circles
 
 
 class AnswerStream:
@@ -55,13 +65,7 @@ class AnswerStream:
 
     def take(self, timeout: float | None = None) -> Response | None:
         """The next response, or None if there was none in so many seconds. Raises what ended the request, or Ended."""
-        item = self._outbox.take(timeout)
-        if not isinstance(item, Exception):
-            return item
-        try:
-            raise item
-        finally:
-            del item  # its traceback has this frame, which would keep it until Python looks for such circles
+        return answered(self._outbox.take(timeout))
 
     def close(self) -> None:
         """Nobody wants more."""

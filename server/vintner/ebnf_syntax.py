@@ -11,7 +11,7 @@ from typing import Final
 
 from vintner.errors import InvalidArgument
 from vintner.regex_syntax import MOST_LOOSE, MOST_NESTED_REPEATS, looseness
-from vintner.syntax_cursor import MOST_REPEATS, SyntaxCursor
+from vintner.syntax_cursor import SyntaxCursor
 
 LONGEST_GRAMMAR: Final = 65_536
 DEEPEST_GRAMMAR: Final = 64
@@ -20,7 +20,6 @@ _SPACE: Final = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 _NAME: Final = re.compile(r"[A-Za-z_.][\w.\-]*", re.ASCII)
 _RULE: Final = re.compile(r"[ \t]*([A-Za-z_.][\w.\-]*)[ \t]*::=", re.ASCII)
 _BEGINS_RULE: Final = re.compile(r"[A-Za-z_.][\w.\-]*[ \t]*::=", re.ASCII)
-_QUANTIFIER: Final = re.compile(r"[*+?]|\{([0-9]{1,10})(,([0-9]{0,10}))?\}")
 _ESCAPES: Final = "nrt\"'\\"
 _CLASS_ESCAPES: Final = _ESCAPES + "]-^["
 
@@ -138,19 +137,12 @@ class _GrammarReader(SyntaxCursor):
         return self.coded(kind) if kind in "xuU" else {"n": "\n", "r": "\r", "t": "\t"}.get(kind, kind)
 
     def _repeats(self) -> int:
-        if self.here() not in ("*", "+", "?", "{"):
-            return 1
-        found = self.match(_QUANTIFIER)
+        found = self.repetition()
         if found is None:
-            self.fail("a repetition must be like {3}, {3,} or {3,5}")
-        least = int(found[1] or 0)
-        most = int(found[3] or 0) if found[2] else least
-        if max(least, most) > MOST_REPEATS or (found[3] and most < least):
-            self.fail(f"a repetition must have bounds that rise, of at most {MOST_REPEATS}")
-        if self.here() and self.here() in "*+?{":
-            self.fail("a repetition cannot be repeated")
-        self._leave_open(looseness(least, most if found[3] or (found[1] and not found[2]) else None))
-        return max(least, most, 1)
+            return 1
+        least, most = found
+        self._leave_open(looseness(least, most))
+        return max(least, most or 0, 1)
 
     def _leave_open(self, loose: int) -> None:
         self._loose += loose

@@ -5,7 +5,7 @@ schema; it is compiled in `step()`, which then raises for it, and from then on f
 another hold `step()` up for more than a minute, 100,000, or a NUL in a pattern, end the process. Nothing in the
 runtime's Python API compiles a schema without a pipeline, and xgrammar's own package needs torch, so this refuses what
 was seen to do any of that, and keywords that are silently not followed, because an answer that only looks constrained
-is worse than an error. ONNX Runtime GenAI (llguidance) refuses some of what passes, for one request and at once:
+is worse than an error. ONNX Runtime GenAI (llguidance) refuses some of what passes:
 unknown formats, propertyNames, unevaluatedProperties, minProperties with optional properties. What this cannot foresee
 remains to whoever runs the pipeline: it has to recover.
 

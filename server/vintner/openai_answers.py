@@ -7,6 +7,7 @@ chunks of a stream together say what the whole answer would; of each choice only
 from __future__ import annotations
 
 import codecs
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -55,7 +56,7 @@ class Tally:
         }
 
 
-class AnswerWriter:
+class AnswerWriter(ABC):
     """Writes the answer to one request: give it each piece once. Not for two threads at a time."""
 
     kind: str
@@ -88,13 +89,13 @@ class AnswerWriter:
         choices = [self._choice(index, joined(own)) for index, own in enumerate(parts)]
         return orjson.dumps(self._whole | {"choices": choices, "usage": self._tally.usage})
 
+    @abstractmethod
     def _choices(self, piece: Piece) -> Sequence[Json]:
         """The choices of the chunks that a piece makes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _choice(self, index: int, piece: Piece) -> Json:
         """A choice of the whole answer, of which this is all."""
-        raise NotImplementedError
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from vintner.answer_stream import Ended
+from vintner.answer_stream import Ended, answered
 from vintner.errors import Cancelled
 from vintner.openai_answers import AnswerWriter
 from vintner.openai_questions import Question
@@ -123,13 +123,7 @@ class Streamed(_Asked):
 
     def next(self, timeout: float | None) -> Sequence[Piece] | None:
         """The next pieces, or None if there were none in so many seconds. Raises what ended the request, or Ended."""
-        item = self._outbox.take(timeout)
-        if not isinstance(item, Exception):
-            return item
-        try:
-            raise item
-        finally:
-            del item  # its traceback has this frame, which would keep it until Python looks for such circles
+        return answered(self._outbox.take(timeout))
 
     def close(self) -> None:
         """Nobody wants more."""

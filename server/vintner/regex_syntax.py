@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from vintner.syntax_cursor import MOST_REPEATS, SyntaxCursor
+from vintner.syntax_cursor import SyntaxCursor
 
 LONGEST_REGEX: Final = 8192
 DEEPEST_REGEX: Final = 64
@@ -21,7 +21,6 @@ MOST_LOOSE: Final = 200
 """Of all repetitions in a pattern: to compile takes the square. `a?` five hundred times took a second, a thousand times
 five, and `a{0,9999}` fifty times did not end."""
 _WIDE: Final = 16
-_QUANTIFIER: Final = re.compile(r"[*+?]|\{([0-9]{1,10})(,([0-9]{0,10}))?\}")
 _GROUP_KIND: Final = re.compile(r"\?:|\?<[A-Za-z_]\w*>")
 _REFUSED_GROUPS: Final = {
     "?=": "lookahead", "?!": "lookahead", "?<=": "lookbehind", "?<!": "lookbehind",
@@ -110,20 +109,12 @@ class _RegexReader(SyntaxCursor):
         return within
 
     def _repeats(self) -> int:
-        if self.here() not in ("*", "+", "?", "{"):
-            return 1
-        found = self.match(_QUANTIFIER)
+        found = self.repetition(lazy=True)
         if found is None:
-            self.fail("a repetition must be like {3}, {3,} or {3,5}")
-        least = int(found[1] or 0)
-        most = int(found[3] or 0) if found[2] else least
-        if max(least, most) > MOST_REPEATS or (found[3] and most < least):
-            self.fail(f"a repetition must have bounds that rise, of at most {MOST_REPEATS}")
-        self.took("?")
-        if self.here() and self.here() in "*+?{":
-            self.fail("a repetition cannot be repeated")
-        self._leave_open(looseness(least, most if found[3] or (found[1] and not found[2]) else None))
-        return max(least, most, 1)
+            return 1
+        least, most = found
+        self._leave_open(looseness(least, most))
+        return max(least, most or 0, 1)
 
     def _leave_open(self, loose: int) -> None:
         self.loose += loose

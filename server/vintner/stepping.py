@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 EVENTS_PER_CORE: Final = 500.0
 """Pieces that are sent at most in a second for each core, of all streams together; where tokens come faster, a piece
-has several. To send one takes 0.1 to 0.2 ms of a core (measured), and the runtime has a use for all of them."""
+has several. To send one is estimated to take 0.1 to 0.2 ms of a core, and the runtime has a use for all of them."""
 
 RESERVED: Final = 256
 """Tokens of an answer for which there must be room in the cache before it is begun; longer ones may have to be begun

@@ -8,6 +8,7 @@ from typing import Final, NoReturn
 from vintner.errors import InvalidArgument
 
 MOST_REPEATS: Final = 2**31 - 1
+_QUANTIFIER: Final = re.compile(r"[*+?]|\{([0-9]{1,10})(,([0-9]{0,10}))?\}")
 _HEXADECIMAL: Final = {"x": 2, "u": 4, "U": 8}
 _BRACED: Final = re.compile(r"\{([0-9a-fA-F]{1,8})\}")
 
@@ -41,6 +42,24 @@ class SyntaxCursor:
 
     def fail(self, reason: str) -> NoReturn:
         raise InvalidArgument(f"{self.where}: {reason}, at position {self.place}")
+
+    def repetition(self, *, lazy: bool = False) -> tuple[int, int | None] | None:
+        """How often what is before is repeated at least, and at most if a number says so; None if it is not. It may be
+        `lazy`, with a question mark behind."""
+        if self.here() not in ("*", "+", "?", "{"):
+            return None
+        found = self.match(_QUANTIFIER)
+        if found is None:
+            self.fail("a repetition must be like {3}, {3,} or {3,5}")
+        least = int(found[1] or 0)
+        most = int(found[3] or 0) if found[2] else least
+        if max(least, most) > MOST_REPEATS or (found[3] and most < least):
+            self.fail(f"a repetition must have bounds that rise, of at most {MOST_REPEATS}")
+        if lazy:
+            self.took("?")
+        if self.here() and self.here() in "*+?{":
+            self.fail("a repetition cannot be repeated")
+        return least, most if found[3] or (found[1] and not found[2]) else None
 
     def coded(self, kind: str, *, braced: bool = False) -> str:
         """The character that is written as hexadecimal digits after `\\x`, `\\u` or `\\U`."""

@@ -427,19 +427,6 @@ def test_one_that_fails_late_is_found_among_others_though_all_have_begun(world: 
     assert also.text() == "z" * 8
 
 
-def test_what_is_constrained_is_generated_from_its_begin_and_not_sent_twice(world: World) -> None:
-    constrained = Sampling(MANY, constraint=Constraint("regex", ".*"))
-    client = world.ask("876543210", sampling=constrained)
-    world.until_running(1)
-    world.step(4)
-    world.engine.fail = poisoned
-    bad = world.ask("bad")
-    world.run()
-    assert isinstance(bad.error, BackendError)
-    assert client.text() == "012345678"
-    assert world.engine.added.count("876543210|") >= 2
-
-
 def test_an_engine_that_always_fails_ends_every_request(world: World) -> None:
     world.engine.fail = lambda prompts: "out of order"
     clients = [world.ask("edcba") for _ in range(6)]
@@ -506,9 +493,18 @@ def test_an_answer_that_cannot_be_handed_over_costs_nobody_else_a_step(world: Wo
     wait_until(lambda: not world.engine.running)
 
 
-@pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
-def test_what_is_penalised_for_its_answer_is_generated_from_its_begin(world: World, penalty: str) -> None:
-    client = world.ask("876543210", sampling=Sampling(MANY, **{penalty: 0.5}))
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(MANY, constraint=Constraint("regex", ".*")),
+        Sampling(MANY, presence_penalty=0.5),
+        Sampling(MANY, frequency_penalty=0.5),
+    ],
+)
+def test_what_depends_on_the_begin_of_its_answer_is_generated_from_there_and_not_sent_twice(
+    world: World, sampling: Sampling
+) -> None:
+    client = world.ask("876543210", sampling=sampling)
     world.until_running(1)
     world.step(4)
     world.engine.fail = poisoned
