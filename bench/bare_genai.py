@@ -1,8 +1,9 @@
 """OpenVINO GenAI's continuous batching with nothing around it: a pipeline that is stepped, its tokens read each step.
 
-Says `ready`, then for each line `STREAMS REQUESTS FIRST TOKENS` on its standard input keeps so many requests going
-until those were answered whose numbers begin at FIRST (`prompts.py`), and says `ran` with a JSON object: `seconds`, and
-for each request the seconds to its `first` token and from there `per_token`. It makes tokens of prompts, as the server
+Says `ready`, then for each line `STREAMS REQUESTS FIRST TOKENS RATE` on its standard input keeps so many requests going
+until those were answered whose numbers begin at FIRST (`prompts.py`), or with a RATE takes them in as they arrive, and
+says `ran` with a JSON object: `seconds`, and for each request the seconds to its `first` token and from there
+`per_token`. It makes tokens of prompts, as the server
 has to, but no text of tokens. Usage: `bare_genai.py MODEL`. Its settings are those that Vintner has by itself.
 """
 
@@ -13,11 +14,13 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import openvino_genai as genai
 
+from bench.arrivals import poisson
 from bench.prompts import Prompt, prompt
 
 
@@ -38,16 +41,25 @@ class Bare:
         self._pipeline: Any = genai.ContinuousBatchingPipeline(model, settings, "CPU", properties)
         self._key = 0
 
-    def run(self, streams: int, prompts: Iterable[Prompt]) -> dict[str, Any]:
-        waiting = deque((one.text, _config(one)) for one in prompts)
+    def run(self, streams: int, prompts: Iterable[Prompt], arrivals: Sequence[float] = ()) -> dict[str, Any]:
+        """With `arrivals`, the seconds from the start at which each comes, any number runs at once."""
+        waiting = deque(zip_longest(((one.text, _config(one)) for one in prompts), arrivals))
         running: dict[int, tuple[Any, Times]] = {}
         ended: list[Times] = []
         start = time.perf_counter()
         while waiting or running:
-            while waiting and len(running) < streams:
+            while waiting and (arrivals or len(running) < streams):
+                asked, arrival = waiting[0]
+                now = time.perf_counter()
+                begun = now if arrival is None else start + arrival
+                if begun > now:
+                    break
+                waiting.popleft()
                 self._key += 1
-                times = Times(time.perf_counter())
-                running[self._key] = (self._pipeline.add_request(self._key, *waiting.popleft()), times)
+                running[self._key] = (self._pipeline.add_request(self._key, *asked), Times(begun))
+            if not running:
+                time.sleep(max(0.0, start + waiting[0][1] - time.perf_counter()))
+                continue
             self._pipeline.step()
             over = [key for key, (handle, times) in running.items() if _read(handle, times)]
             ended += [running.pop(key)[1] for key in over]
@@ -65,6 +77,7 @@ class Times:
     __slots__ = ("begun", "first", "last", "tokens")
 
     def __init__(self, begun: float) -> None:
+        """`begun` is when it came."""
         self.begun, self.first, self.last, self.tokens = begun, 0.0, 0.0, 0
 
 
@@ -93,8 +106,10 @@ def main(model: str) -> None:
     bare = Bare(model)
     print("ready", flush=True)
     for line in sys.stdin:
-        streams, requests, first, tokens = map(int, line.split())
-        ran = bare.run(streams, [prompt(first + number, tokens) for number in range(requests)])
+        streams, requests, first, tokens = map(int, line.split()[:4])
+        rate = float(line.split()[4])
+        arrivals = poisson(rate, requests, first) if rate else ()
+        ran = bare.run(streams, [prompt(first + number, tokens) for number in range(requests)], arrivals)
         print(f"ran {json.dumps(ran)}", flush=True)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import servers
+from bench.arrivals import poisson
 from bench.measure import Comparison, Limit, Sample, Target
 from bench.plan import Plan
 from bench.servers import Server, Site
@@ -22,6 +23,15 @@ from bench.token_streams import Streamed, TokenStreams
 STREAMS: Final = (1, 8, 32, 64)
 BARE: Final = "bare runtime"
 LEAST: Final = Target(Limit.AT_LEAST, 0.9)
+ARRIVING: Final = "tokens-arriving"
+LOAD: Final = 0.7
+"""Of what the bare runtime answers with so many streams: requests arrive as often, with nobody waiting for an answer
+before the next. A stream that asks again at once, over a socket, comes when the step has begun that the bare runtime
+would have taken it into; it waits for a step longer, whatever the server does."""
+
+MOST_ARRIVED: Final = 4
+"""Times the streams: requests under way at once; those beyond wait, and are counted as having waited."""
+
 MANY: Final = 200
 MEGABYTE: Final = 1e6
 
@@ -50,7 +60,7 @@ def tiny(plan: Plan) -> Iterator[Comparison | StreamPoint]:
 
 def larger(plan: Plan) -> Iterator[Comparison | StreamPoint]:
     """90 million random weights: what of a model's rate is left."""
-    return _beside_bare(plan, "tokens-90m", LARGER, plan.site, STREAMS)
+    return _beside_bare(plan, "tokens-90m", LARGER, plan.site, STREAMS, arriving=True)
 
 
 def unpinned(plan: Plan) -> Iterator[Comparison | StreamPoint]:
@@ -80,12 +90,12 @@ def many(plan: Plan) -> Iterator[Comparison]:
 
 
 def _beside_bare(
-    plan: Plan, row: str, language: Language, site: Site, streams: tuple[int, ...]
+    plan: Plan, row: str, language: Language, site: Site, streams: tuple[int, ...], *, arriving: bool = False
 ) -> Iterator[Comparison | StreamPoint]:
     with _served(plan, language, site) as server, servers.bare_genai(site, _version(language)) as (process, run):
 
-        def bare(count: int, requests: int, number: int) -> Streamed:
-            return Streamed(**run(f"{count} {requests} {number} {language.tokens}"))
+        def bare(count: int, requests: int, number: int, rate: float) -> Streamed:
+            return Streamed(**run(f"{count} {requests} {number} {language.tokens} {rate}"))
 
         asking = Asking({BARE: Way(process, bare), **_ways(server, language)}, language.tokens)
         for count in streams:
@@ -94,6 +104,8 @@ def _beside_bare(
                 if name != BARE:
                     yield _comparison(row, count, name, each[name], each[BARE])
             yield from points(row, count, each)
+        for count in streams if arriving else ():
+            yield from points(ARRIVING, count, asking.samples(count, plan.seconds, plan.curve_repeats, LOAD))
 
 
 def _comparison(row: str, streams: int, name: str, taken: list[Taken], bare: list[Taken]) -> Comparison:
@@ -120,9 +132,11 @@ def _ways(server: Server, language: Language) -> dict[str, Way]:
     }
 
     def way(address: str, wire: Callable[[], Wire], together: bool) -> Way:
-        def run(streams: int, requests: int, number: int) -> Streamed:
-            with TokenStreams(address, wire, 1 if together else streams) as client:
-                return client.run(streams, prompts(number, requests, language.tokens))
+        def run(streams: int, requests: int, number: int, rate: float) -> Streamed:
+            arrivals = poisson(rate, requests, number) if rate else ()
+            most = MOST_ARRIVED * streams if rate else streams
+            with TokenStreams(address, wire, 1 if together else most) as client:
+                return client.run(most, prompts(number, requests, language.tokens), arrivals)
 
         return Way(server.process, run, lambda: servers.generated(server))
 

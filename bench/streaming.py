@@ -16,8 +16,9 @@ from bench.process import Process
 from bench.prompts import Prompt, prompt
 from bench.token_streams import Streamed
 
-Run = Callable[[int, int, int], Streamed]
-"""Keeps so many streams going until so many requests were answered, whose numbers begin at the third."""
+Run = Callable[[int, int, int, float], Streamed]
+"""Has so many requests answered, the second, whose numbers begin at the third: as many at once as the first, or as they
+arrive, so many a second; 0 of these means the former."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +73,28 @@ class Asking:
         self._tokens = tokens
         self._number = 0
 
-    def samples(self, streams: int, seconds: float, repeats: int) -> dict[str, list[Taken]]:
-        """Of each way as many, taken in turn, each of about that many seconds."""
+    def samples(self, streams: int, seconds: float, repeats: int, load: float = 0.0) -> dict[str, list[Taken]]:
+        """Of each way as many, taken in turn, each of about that many seconds. With a `load` requests arrive by
+        themselves, as many a second as this share of what the first way answers with so many streams."""
         first = next(iter(self._ways.values()))
-        tried = self._sample(first, streams, streams)
-        requests = max(2 * streams, int(tried.rate.value * seconds / self._tokens))
+        self._sample(first, streams, streams)
+        tried = self._sample(first, streams, 2 * streams)
+        answered = tried.rate.value / self._tokens
+        rate = load * answered
+        requests = max(2 * streams, int((rate or answered) * seconds))
         for way in self._ways.values():
             self._sample(way, streams, streams)
         each: dict[str, list[Taken]] = {name: [] for name in self._ways}
         for repeat in range(repeats):
             for name in sorted(self._ways, reverse=bool(repeat % 2)):
-                each[name].append(self._sample(self._ways[name], streams, requests))
+                each[name].append(self._sample(self._ways[name], streams, requests, rate))
         return each
 
-    def _sample(self, way: Way, streams: int, requests: int) -> Taken:
+    def _sample(self, way: Way, streams: int, requests: int, rate: float = 0.0) -> Taken:
         number, self._number = self._number, self._number + requests
         counted = way.counted() if way.counted else 0
         cpu, start = way.process.cpu_seconds(), time.monotonic()
-        streamed = way.run(streams, requests, number)
+        streamed = way.run(streams, requests, number, rate)
         busy = (way.process.cpu_seconds() - cpu) / (time.monotonic() - start)
         if way.counted and (made := way.counted() - counted) != streamed.tokens:
             raise CountError(f"{way.process} counts {made} tokens, the client asked for {streamed.tokens}")

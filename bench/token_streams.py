@@ -1,4 +1,5 @@
-"""Load on a language model: so many streams at once, each of which asks again when it was answered, from one thread.
+"""Load on a language model, from one thread: so many streams at once, each of which asks again when it was answered;
+or requests that arrive when they do, whatever became of those before.
 
 Invariant: each request is answered to its end, or the run fails.
 """
@@ -12,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from types import TracebackType
 from typing import Self
 
@@ -29,7 +31,7 @@ class Streamed:
     seconds: float
     tokens: int
     first: Sequence[float]
-    """Seconds from each request to its first token."""
+    """Seconds from each request, or the time at which it ought to have been sent, to its first token."""
     per_token: Sequence[float]
     """Seconds from there to its end, by token."""
     pieces: int = 0
@@ -78,17 +80,20 @@ class TokenStreams:
             connection.socket.close()
         self._selector.close()
 
-    def run(self, streams: int, prompts: Sequence[Prompt]) -> Streamed:
-        """`streams` is a multiple of the connections. Raises BadAnswer, or TimeoutError."""
-        waiting, ended = deque(prompts), []
+    def run(self, streams: int, prompts: Sequence[Prompt], arrivals: Sequence[float] = ()) -> Streamed:
+        """`streams`, of which there are never more, is a multiple of the connections. `arrivals` has the seconds from
+        the start at which to ask each, in order; without them each is asked as soon as a stream is free. Raises
+        BadAnswer, or TimeoutError."""
+        waiting = deque(zip_longest(prompts, arrivals))
+        free = deque(self._connections[place % len(self._connections)] for place in range(streams))
+        ended: list[_Times] = []
         gc.collect()
         gc.disable()
         try:
             start = time.perf_counter()
-            for place in range(min(streams, len(waiting))):
-                self._ask(self._connections[place % len(self._connections)], waiting.popleft())
             while len(ended) < len(prompts):
-                ended.extend(self._progress(waiting))
+                patience = self._ask_due(waiting, free, start)
+                ended.extend(self._progress(free, patience))
             taken = time.perf_counter() - start
         finally:
             gc.enable()
@@ -100,17 +105,31 @@ class TokenStreams:
             sum(one.pieces for one in ended),
         )
 
-    def _ask(self, connection: _Connection, asked: Prompt) -> None:
+    def _ask_due(
+        self, waiting: deque[tuple[Prompt, float | None]], free: deque[_Connection], start: float
+    ) -> float | None:
+        """Asks what is to be asked by now. Returns the seconds to the next one; None: answers decide."""
+        while waiting and free:
+            asked, arrival = waiting[0]
+            now = time.perf_counter()
+            begun = now if arrival is None else start + arrival
+            if begun > now:
+                return begun - now
+            waiting.popleft()
+            self._ask(free.popleft(), asked, begun)
+        return None
+
+    def _ask(self, connection: _Connection, asked: Prompt, begun: float) -> None:
         self._number += 1
         data = connection.wire.request(self._number, asked)
-        connection.answers[self._number] = _Times(asked, time.perf_counter())
+        connection.answers[self._number] = _Times(asked, begun)
         connection.socket.sendall(data)
 
-    def _progress(self, waiting: deque[Prompt]) -> list[_Times]:
-        """Reads what is there, and asks again for each answer that ended; returns those."""
+    def _progress(self, free: deque[_Connection], patience: float | None) -> list[_Times]:
+        """Reads what is there. Returns the answers that ended; their streams are free then."""
         ended: list[_Times] = []
-        ready = self._selector.select(PATIENCE)
-        if not ready:
+        ready = self._selector.select(PATIENCE if patience is None else patience)
+        if not ready and patience is None:
             raise TimeoutError(f"nothing came for {PATIENCE:g} s")
         for key, _ in ready:
             connection: _Connection = key.data
@@ -128,8 +147,7 @@ class TokenStreams:
                 if not times.pieces:
                     raise BadAnswer("an answer ended before it began")
                 ended.append(connection.answers.pop(number))
-                if waiting:
-                    self._ask(connection, waiting.popleft())
+                free.append(connection)
             if reply := connection.wire.reply():
                 connection.socket.sendall(reply)
         return ended

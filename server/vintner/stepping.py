@@ -24,6 +24,7 @@ from typing import Final
 
 from vintner.alarms import Alarm, AlarmClock
 from vintner.batching import BatchQueue, QueueLimits
+from vintner.cores import give_way
 from vintner.errors import BackendError, Cancelled, Internal, InvalidArgument, Stopping, TooLarge, VintnerError
 from vintner.generated_sequence import GeneratedSequence
 from vintner.generation import Engine, Progress
@@ -413,6 +414,8 @@ class Stepper:
                 self._end(call, Internal())
             if not call.left:
                 self._end(call, None)
+        if touched:
+            give_way()  # those who send do so now, not in the middle of the next step, or at its end
 
     # -- when something fails --------------------------------------------------------------------------------
 
