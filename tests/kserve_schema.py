@@ -1,7 +1,7 @@
 """Whether an object of KServe's API has only fields that KServe knows, of the types that it expects.
 
 Knows KServe's and Kubernetes' Python models, which are generated from the same Go types as the CRDs: a dictionary from
-a field's name to its JSON key, and one to its type. For a test that calls it in a process of its own, as `kserve_calls`.
+a field's name to its JSON key, and one to its type. Tests call it in a process of its own, as they do `kserve_calls`.
 Invariant: every value of an object is visited, or complained of.
 """
 

@@ -78,7 +78,7 @@ class ServerConfig:
         default=None,
         metadata=as_option(
             NAME,
-            "Name of a single model that neither --model-name nor its configuration names.",
+            "Name of a single model, in DIR itself, that neither --model-name nor its configuration names.",
             fallback_variable="INFERENCE_SERVICE_NAME",
         ),
     )
