@@ -70,7 +70,7 @@ def serve(config: ServerConfig) -> int:
     server.start(wakes.settled)
     arrival = Arrival(config.model_repository)
     signalled = False
-    while config.model_init_mode == "async" and arrival.pending() and not signalled:
+    while config.model_init_mode == "async" and not signalled and arrival.pending():
         signalled = wakes.wait_for_signal(config.repository_poll_seconds)
     if not signalled:
         _serve_models(server, wakes)
@@ -82,7 +82,11 @@ def serve(config: ServerConfig) -> int:
 
 def _serve_models(server: _Server, wakes: _Wakes) -> None:
     """Until a signal, which may come first: a model may take minutes to load."""
-    server.begin()
+    try:
+        server.begin()
+    except ConfigError as exc:  # of models that came late: everything runs by now
+        logger.error("%s", exc)
+        _exit(1)
     reported = False
     while not wakes.wait_for_signal():
         if not reported:

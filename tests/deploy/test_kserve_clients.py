@@ -6,6 +6,7 @@ One server for each runtime, with another kind of model and layout: IR, ONNX by 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from kserve_calls import Outcome, Question
-from kserve_pods import LOCAL, rendered, runtime, start_container
+from kserve_pods import DEPLOY, LOCAL, documents, rendered, runtime, start_container
 from openai import OpenAI
 from running_server import ROOT, RunningServer
 
@@ -93,6 +94,13 @@ def test_metrics_are_where_the_annotations_say(name: str, serve: Serve) -> None:
     assert f'model="{NAME}"' in body.decode()
 
 
+def test_the_metric_that_an_example_scales_by_is_there(serve: Serve) -> None:
+    (service,) = documents(DEPLOY / "examples" / "autoscaling-keda.yaml")
+    (metric,) = service["spec"]["predictor"]["autoScaling"]["metrics"]
+    (name,) = re.findall(r"vintner_\w+", metric["external"]["metric"]["query"])
+    assert f'\n{name}{{model="{NAME}"' in serve("vintner").request("GET", "/metrics")[2].decode()
+
+
 @pytest.mark.parametrize("name", MOUNTS)
 def test_the_service_is_ready_under_its_name(name: str, serve: Serve, call: Call) -> None:
     server = serve(name)
@@ -104,11 +112,12 @@ def test_the_service_is_ready_under_its_name(name: str, serve: Serve, call: Call
 @pytest.mark.parametrize("name", TENSORS)
 def test_a_digit_is_read(name: str, binary: bool, serve: Serve, call: Call) -> None:
     server, question = serve(name), Question(NAME, {"image": SEVEN}, binary)
-    for outcome in (
-        call(kserve_calls.infer_over_rest, server.http, question),
-        call(kserve_calls.infer_over_grpc, server.grpc, question),
+    for function, address in (
+        (kserve_calls.infer_over_rest, server.http),
+        (kserve_calls.infer_over_grpc, server.grpc),
     ):
-        assert (outcome.model, outcome.version, outcome.status) == (NAME, "1", "")
+        outcome = call(function, address, question)
+        assert (outcome.model, outcome.status) == (NAME, "")
         assert np.argmax(outcome.outputs[0], axis=1).tolist() == [7]
 
 
