@@ -71,6 +71,8 @@ def value(option: Option) -> str:
 def notes(option: Option) -> str:
     if option.fallback_variable:
         return f"{option.help_text} `{option.fallback_variable}` says it where nothing else does."
+    if option.replacing:
+        return f"{option.help_text} Of {' and '.join(f'`{flag}`' for flag in option.replacing)} only the last counts."
     return option.help_text
 
 

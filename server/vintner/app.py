@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import select
 import signal
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from vintner import __version__, logs, memory
+from vintner.arrival import Arrival
 from vintner.backend import Backends
 from vintner.config import ServerConfig
 from vintner.cores import available_cores
@@ -66,15 +68,30 @@ def serve(config: ServerConfig) -> int:
     wakes = _Wakes()
     server = _Server(config)
     server.start(wakes.settled)
-    reported = False
-    while not wakes.wait_for_signal():  # a signal may come first: a model may take minutes to load
-        if not reported:
-            server.report()
-            reported = True
+    arrival = Arrival(config.model_repository)
+    signalled = False
+    while config.model_init_mode == "async" and not signalled and arrival.pending():
+        signalled = wakes.wait_for_signal(config.repository_poll_seconds)
+    if not signalled:
+        _serve_models(server, wakes)
     finished = server.stop()
     if not finished:
         logger.error("gave up on work that was still running after %g s", config.exit_timeout_seconds)
     _exit(0 if finished else 1)
+
+
+def _serve_models(server: _Server, wakes: _Wakes) -> None:
+    """Until a signal, which may come first: a model may take minutes to load."""
+    try:
+        server.begin()
+    except ConfigError as exc:  # of models that came late: everything runs by now
+        logger.error("%s", exc)
+        _exit(1)
+    reported = False
+    while not wakes.wait_for_signal():
+        if not reported:
+            server.report()
+            reported = True
 
 
 def _exit(code: int) -> NoReturn:
@@ -111,9 +128,10 @@ class _Wakes:
         with suppress(BlockingIOError):  # it has been told often enough
             os.write(self._writer, SETTLED)
 
-    def wait_for_signal(self) -> bool:
-        """False if it is only that the models are settled."""
-        return os.read(self._reader, 1) != SETTLED
+    def wait_for_signal(self, timeout: float | None = None) -> bool:
+        """False if it is only that the models are settled, or that so many seconds have passed."""
+        ready, _, _ = select.select([self._reader], [], [], timeout)
+        return bool(ready) and os.read(self._reader, 1) != SETTLED
 
 
 class _Server:
@@ -127,8 +145,8 @@ class _Server:
         self._config = config
         backends = Backends()
         repository = _repository(config, backends)
-        # Now, so that what cannot be read ends this before it begins.
-        repository.scan(time.monotonic(), settle=config.model_control == "poll")
+        if config.model_init_mode == "sync":  # now, so that what cannot be read ends this before it begins
+            repository.scan(time.monotonic(), settle=config.model_control == "poll")
         self._uploads = _uploads(config)
         self._manager = Manager(
             backends,
@@ -165,6 +183,9 @@ class _Server:
         self._manager.subscribe(self._front_ends.announce_readiness)
         self._manager.subscribe(lambda: settled() if self._manager.settled.is_set() else None)
         self._front_ends.start()
+
+    def begin(self) -> None:
+        """Starts to load, and to follow, what the repository holds. Raises ConfigError if it cannot be read."""
         if self._config.model_control == "poll":
             self._watcher.start()
         else:
@@ -197,7 +218,11 @@ class _Server:
 
 
 def _check_dependencies(config: ServerConfig) -> None:
-    """Raises ConfigError for options that need another one to have an effect."""
+    """Raises ConfigError for options that need another one to have an effect, or that have none here."""
+    if config.workers > 1:
+        raise ConfigError(
+            f"--workers: expected 1, got {config.workers}: one process uses all cores; for more, run more replicas"
+        )
     for flag, given in (("--load-model", config.load_model), ("--allow-model-upload", config.allow_model_upload)):
         if given and config.model_control != "explicit":
             raise ConfigError(f"{flag} needs --model-control explicit; it is {config.model_control}")

@@ -79,6 +79,7 @@ def _option_help(option: Option) -> str:
     notes = [f"default {option.default_text}"] if option.default_text else []
     notes += [f"may be repeated, in the variable with '{option.separator}' between"] if option.repeatable else []
     notes += [f"also {alias}" for alias in option.aliases]
+    notes += [f"of {' and '.join(option.replacing)} only the last counts"] if option.replacing else []
     notes += filter(None, [option.variable, option.fallback_variable])
     text = f"{option.help_text} [{'; '.join(notes)}]"
     return f"  {flag}\n{textwrap.fill(text, 100, initial_indent=' ' * 8, subsequent_indent=' ' * 8)}"

@@ -54,7 +54,16 @@ class ServerConfig:
             DIRECTORY,
             "Directory of models: a repository, one versioned model, or the files of a single model.",
             aliases=("--model-dir", "--model-path"),
+            replacing=("--model-dir", "--model-path"),
             repeatable=True,
+        ),
+    )
+    model_init_mode: Literal["sync", "async"] = field(
+        default="sync",
+        metadata=as_option(
+            choice(("sync", "async")),
+            "With async, a model repository that is not there yet is waited for, as KServe's modelcar needs it.",
+            fallback_variable="MODEL_INIT_MODE",
         ),
     )
     config_path: Path | None = field(
@@ -69,7 +78,7 @@ class ServerConfig:
         default=None,
         metadata=as_option(
             NAME,
-            "Name of a single model that neither --model-name nor its configuration names.",
+            "Name of a single model, in DIR itself, that neither --model-name nor its configuration names.",
             fallback_variable="INFERENCE_SERVICE_NAME",
         ),
     )
@@ -117,6 +126,12 @@ class ServerConfig:
     max_json_arrays: int = field(
         default=1 << 22,
         metadata=as_option(integer(1), "Arrays and objects, all together, in the JSON of an inference over REST."),
+    )
+    workers: int = field(
+        default=1,
+        metadata=as_option(
+            integer(1), "Processes, as KServe's Python server has them: only 1 is taken, which uses all cores."
+        ),
     )
     http_header_timeout_seconds: float = field(
         default=65.0,

@@ -53,6 +53,8 @@ class Option:
     """Further flags."""
     repeatable: bool = False
     """The value is a tuple of the kind's values; else the last of several wins."""
+    replacing: tuple[str, ...] = ()
+    """Those aliases of a repeatable option that stand for one value, as on other servers: of them the last wins."""
     separator: str = os.pathsep
     """Between the values of a repeatable option in its variable."""
     fallback_variable: str | None = None
@@ -127,7 +129,10 @@ def settle(options: Sequence[Option], *sources: Iterable[Given]) -> dict[str, An
 
 
 def _combine(option: Option, given: Sequence[Given]) -> Any:
-    return tuple(each.value() for each in given) if option.repeatable else given[-1].value()
+    if not option.repeatable:
+        return given[-1].value()
+    replacing = [each for each in given if each.origin.replace("_", "-") in option.replacing]
+    return tuple(each.value() for each in given if each not in replacing or each is replacing[-1])
 
 
 @dataclass(frozen=True, slots=True)

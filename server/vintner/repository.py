@@ -91,8 +91,9 @@ def scan(
     serves it as.
 
     A root that is given twice counts once. A single model is served as `model_name`, else as the name in its
-    configuration, else as `default_name`, else as its directory. Raises ConfigError for a root that is no readable
-    directory, a `model_name` that no model can have, and one where there are several models.
+    configuration, else as its directory; in place of a root's own name stands `default_name`, which is weaker than
+    a directory of the model's own: a repository of one may get a second one. Raises ConfigError for a root that is no
+    readable directory, a `model_name` that no model can have, and one where there are several models.
     """
     places = [
         place
@@ -132,7 +133,7 @@ def check_model_name(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """What the operator says of a single model's name: `given` beats its configuration, `default` its directory.
+    """What the operator says of a single model's name: `given` beats its configuration, `default` the name of a root.
 
     Of a `model` that is given as a whole, the name and the configuration are told.
     """
@@ -230,7 +231,8 @@ def make_source(
 ) -> ModelSource:
     """Raises ConfigError for a name that does not do, where the policy selects nothing, and where there is neither a
     version nor a model."""
-    name = naming.given or (naming.default if config.name is None else None) or _configured_name(place, config)
+    default = naming.default if place.mounted and config.name is None else None
+    name = naming.given or default or _configured_name(place, config)
     check_model_name(name)
     selected = config.wanted_versions(available)
     if not selected:

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from closed_loop import in_a_closed_loop
 from fake_backend import fake_model, write_model
 from infer_calls import PROTOCOLS, Inference, answer, refuse, wait_until
 from model_builders import onnx_mlp, onnx_value, openvino_mlp, openvino_scaling, save_onnx
+from mounting import read_only
 from onnx import TensorProto, helper
 from repository_calls import answering, index, loads, wait_for
 from running_server import RunningServer
@@ -170,23 +169,6 @@ def test_a_served_model_goes_on_when_another_repository_gets_its_name(tmp_path: 
 
 
 # -- a repository that cannot be written to --------------------------------------------------------------------
-
-
-@contextmanager
-def read_only(directory: Path, point: Path) -> Iterator[None]:
-    """The directory once more at `point`, where it can be read only. Skips the test where mounting is not allowed."""
-    point.mkdir()
-    bind = subprocess.run(["mount", "--bind", directory, point], capture_output=True, text=True, check=False)
-    if bind.returncode:
-        pytest.skip(f"a read-only mount cannot be made here: {bind.stderr.strip()}")
-    try:
-        remount = ["mount", "-o", "remount,ro,bind", point]
-        done = subprocess.run(remount, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"a read-only mount cannot be made here: {done.stderr.strip()}")
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", point], check=True)  # a server may still have it open
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="there is no mount(8)")

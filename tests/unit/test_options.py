@@ -30,6 +30,7 @@ OPTIONS = {option.name: option for option in options_of(ServerConfig)}
 
 EXAMPLES: dict[str, tuple[str, object]] = {
     "model_repository": ("/models", (Path("/models"),)),
+    "model_init_mode": ("ASYNC", "async"),
     "config_path": ("/etc/config.json", Path("/etc/config.json")),
     "model_name": ("digits", "digits"),
     "default_model_name": ("digits", "digits"),
@@ -47,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "max_json_keys": ("8", 8),
     "max_json_outputs": ("9", 9),
     "max_json_arrays": ("9", 9),
+    "workers": ("2", 2),
     "http_header_timeout_seconds": ("0.5", 0.5),
     "http_body_timeout_seconds": ("120", 120.0),
     "http_docs": ("no", False),
@@ -199,6 +201,18 @@ def test_other_servers_spellings_of_a_flag_are_known(flag: str, name: str, value
 def test_a_repeatable_flag_collects_in_order() -> None:
     config = load("--model-repository", "b:c", "--model_dir=a", "--model-dir=")
     assert config.model_repository == (Path("b:c"), Path("a"))
+
+
+@pytest.mark.parametrize("last", ["--model_dir=c", "--model-path=c"])
+def test_of_the_flags_for_one_directory_the_last_wins_and_the_others_add(last: str) -> None:
+    config = load("--model_dir=a", "--model-repository=b", last, "--model_dir=<no value>", "--model-repository=d")
+    assert config.model_repository == (Path("b"), Path("c"), Path("d"))
+
+
+def test_kserves_word_for_models_that_come_later_is_only_a_default() -> None:
+    assert load(MODEL_INIT_MODE="async").model_init_mode == "async"
+    assert load("--model-init-mode=sync", MODEL_INIT_MODE="async").model_init_mode == "sync"
+    assert message(MODEL_INIT_MODE="lazy") == "MODEL_INIT_MODE: expected one of sync, async, got 'lazy'"
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,10 @@ def test_the_name_of_a_single_model_can_be_given(tmp_path: Path, backends: Backe
 def test_a_default_name_is_for_a_single_model_that_nothing_else_names(tmp_path: Path, backends: Backends):
     write_model(tmp_path / "one" / "m" / "1")
     write_model(tmp_path / "flat")
-    assert versions(scan([tmp_path / "one"], backends, None, "service")) == {"service": [1]}
+    write_model(tmp_path / "numbered" / "3")
+    assert versions(scan([tmp_path / "flat"], backends, None, "service")) == {"service": [1]}
+    assert versions(scan([tmp_path / "numbered"], backends, None, "service")) == {"service": [3]}
+    assert versions(scan([tmp_path / "one"], backends, None, "service")) == {"m": [1]}
     assert versions(scan([tmp_path / "one"], backends, "iris", "service")) == {"iris": [1]}
     assert versions(scan([tmp_path / "one", tmp_path / "flat"], backends, None, "service")) == {"m": [1], "flat": [1]}
     (tmp_path / "flat" / "config.yaml").write_text("name: digits")
