@@ -18,6 +18,11 @@ from tiny_chats import answer, messages
 
 WAIT = 30.0
 CHAT = "capital"
+ENDLESS: dict[str, Any] = {
+    "model": LANGUAGE, "messages": messages(CHAT), "stream": True, "temperature": 0,
+    "n": 64, "max_tokens": 2000, "extra_body": {"ignore_eos": True},
+}  # fmt: skip
+"""Takes a quarter of a minute at least."""
 
 
 def pair(module: Any, rows: int = 1) -> list[Any]:

@@ -7,10 +7,12 @@ on, and that Envoy's admin page is on any port.
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ BIN = Path(sys.executable).parent
 ENVOY = ROOT / "deploy" / "envoy" / "envoy.yaml"
 NGINX = ROOT / "deploy" / "nginx" / "nginx.conf"
 ENDS = 20.0
+NOBODY = 65534
 
 
 @dataclass
@@ -130,22 +133,27 @@ def nginx_configuration(servers: Sequence[RunningServer], ports: tuple[int, int]
 
 
 @contextmanager
-def nginx(servers: Sequence[RunningServer], directory: Path) -> Iterator[Proxy]:
-    """An nginx with a directory of its own, as whoever runs the test."""
-    prefix = directory / "nginx"
-    (prefix / "tmp").mkdir(parents=True)
-    ports = _free_port(), _free_port()
-    (prefix / "nginx.conf").write_text(nginx_configuration(servers, ports))
-    log = prefix / "error.log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen([BIN / "nginx", "-p", prefix, "-c", "nginx.conf"], stderr=stderr)
-    try:
-        wait_until(lambda: process.poll() is not None or all(map(_is_open, ports)))
-        assert process.poll() is None, log.read_text()
-        yield Proxy(process, log, *(f"127.0.0.1:{port}" for port in ports))
-    finally:
-        process.terminate()  # which ends the processes that it has started
-        process.wait(ENDS)
+def nginx(servers: Sequence[RunningServer]) -> Iterator[Proxy]:
+    """An nginx with a directory of its own, as whoever runs the test, or as nobody if that is root."""
+    nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    with tempfile.TemporaryDirectory(prefix="vintner-nginx-") as directory:
+        prefix = Path(directory)
+        (prefix / "tmp").mkdir()
+        ports = _free_port(), _free_port()
+        (prefix / "nginx.conf").write_text(nginx_configuration(servers, ports))
+        if nobody:
+            for path in (prefix, *prefix.iterdir()):
+                os.chown(path, NOBODY, NOBODY)
+        log = prefix / "log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen([BIN / "nginx", "-p", prefix, "-c", "nginx.conf"], stderr=stderr, **nobody)
+        try:
+            wait_until(lambda: process.poll() is not None or all(map(_is_open, ports)))
+            assert process.poll() is None, log.read_text()
+            yield Proxy(process, log, *(f"127.0.0.1:{port}" for port in ports))
+        finally:
+            process.terminate()  # which ends the processes that it has started
+            process.wait(ENDS)
 
 
 def _free_port() -> int:

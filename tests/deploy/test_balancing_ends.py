@@ -7,30 +7,24 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import openai
 import pytest
-from balanced_calls import CHAT, Stream, chat_calls, grpc_calls, openai_client, rest_calls, stream_calls
+from balanced_calls import ENDLESS, Stream, chat_calls, grpc_calls, openai_client, rest_calls, stream_calls
 from front_proxy import Envoy, envoy
 from held_backend import held
 from infer_calls import Background
 from running_server import RunningServer
 from server_pool import DOUBLE, LANGUAGE, ROWS, ServerPool, server_pool
 from steady_load import steady_load
-from tiny_chats import messages
 from tritonclient.utils import InferenceServerException
 from waiting import wait_until
 
 DRAIN = 5
 """Seconds: Envoy asks once a second, and believes the second answer."""
 ENDS = 40.0
-ENDLESS: dict[str, Any] = {
-    "model": LANGUAGE, "messages": messages(CHAT), "stream": True, "temperature": 0,
-    "n": 64, "max_tokens": 2000, "extra_body": {"ignore_eos": True},
-}  # fmt: skip
-"""Takes a quarter of a minute at least."""
+
 
 
 @pytest.fixture(scope="module")
