@@ -22,3 +22,16 @@ spec:
   {{- end }}
 {{- end -}}
 {{- end -}}
+
+{{/* "true" where both routes are attached to the same listener for the same hostname; no hostname is all of them. */}}
+{{- define "vintner.routesMeet" -}}
+{{- $http := .Values.httpRoute -}}
+{{- $grpc := .Values.grpcRoute -}}
+{{- $hosts := or (not $http.hostnames) (not $grpc.hostnames) -}}
+{{- range $grpc.hostnames -}}
+{{- $hosts = or $hosts (has . $http.hostnames) -}}
+{{- end -}}
+{{- range $grpc.parentRefs -}}
+{{- if and $http.enabled $hosts (has . $http.parentRefs) }}true{{ end -}}
+{{- end -}}
+{{- end -}}
