@@ -1,0 +1,73 @@
+{{/* What no schema can say: values that contradict one another. Each message says what to set. */}}
+
+{{- define "vintner.checks" -}}
+{{- include "vintner.checkPorts" . -}}
+{{- include "vintner.checkScaling" . -}}
+{{- include "vintner.checkVolumes" . -}}
+{{- include "vintner.checkGracePeriod" . -}}
+{{- end -}}
+
+{{- define "vintner.checkPorts" -}}
+{{- range $name, $ports := dict "server.ports" .Values.server.ports "service.ports" .Values.service.ports -}}
+{{- if lt (len (uniq (values $ports))) (len $ports) -}}
+{{- fail (printf "%s: expected a port of its own for each of http, grpc and metrics, got %s" $name (toJson $ports)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "vintner.checkScaling" -}}
+{{- if and .Values.autoscaling.enabled .Values.keda.enabled -}}
+{{- fail "autoscaling.enabled and keda.enabled: expected one of both, for each sets the number of pods" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" where a claim of the chart's own is for one node only, and the pods of a Deployment share it. */}}
+{{- define "vintner.oneNode" -}}
+{{- $repository := .Values.modelRepository -}}
+{{- if and (eq .Values.kind "Deployment") (eq $repository.type "newClaim") -}}
+{{- $modes := $repository.newClaim.accessModes -}}
+{{- if not (or (has "ReadWriteMany" $modes) (has "ReadOnlyMany" $modes)) }}true{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The largest number of pods that the values allow. */}}
+{{- define "vintner.mostReplicas" -}}
+{{- if .Values.keda.enabled -}}
+{{- .Values.keda.maxReplicas -}}
+{{- else -}}
+{{- ternary .Values.autoscaling.maxReplicas .Values.replicas .Values.autoscaling.enabled -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "vintner.checkVolumes" -}}
+{{- if and (include "vintner.oneNode" .) (gt (int (include "vintner.mostReplicas" .)) 1) -}}
+{{- fail (printf "modelRepository.newClaim.accessModes: up to %s pods share this claim, and %s is for one node; expected ReadWriteMany or ReadOnlyMany among them, or kind StatefulSet, with a claim for each pod" (include "vintner.mostReplicas" .) (join ", " .Values.modelRepository.newClaim.accessModes)) -}}
+{{- end -}}
+{{- if and (eq .Values.cache.type "newClaim") (ne .Values.kind "StatefulSet") -}}
+{{- fail (printf "cache.type: newClaim is a claim for each pod, which kind StatefulSet has; it is %s. Expected none, emptyDir or existingClaim" .Values.kind) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whole seconds that a pod may need between SIGTERM and its end. */}}
+{{- define "vintner.secondsToEnd" -}}
+{{- add (ceil .Values.server.drainSeconds | int) (ceil .Values.server.exitTimeoutSeconds | int) -}}
+{{- end -}}
+
+{{- define "vintner.checkGracePeriod" -}}
+{{- $given := .Values.terminationGracePeriodSeconds -}}
+{{- $needed := int (include "vintner.secondsToEnd" .) -}}
+{{- if not (kindIs "invalid" $given) -}}
+{{- if le (int $given) $needed -}}
+{{- fail (printf "terminationGracePeriodSeconds: expected more than server.drainSeconds and server.exitTimeoutSeconds, %d together, got %d: the pod would be killed while it serves" $needed (int $given)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "vintner.gracePeriod" -}}
+{{- $given := .Values.terminationGracePeriodSeconds -}}
+{{- if kindIs "invalid" $given -}}
+{{- add (include "vintner.secondsToEnd" .) 10 -}}
+{{- else -}}
+{{- int $given -}}
+{{- end -}}
+{{- end -}}
