@@ -125,8 +125,8 @@ def _resolved(schema: Any, library: Mapping[str, Schema]) -> Any:
     if not isinstance(schema, dict):
         return schema
     plain = {key: _resolved(each, library) for key, each in schema.items() if key not in {"kubernetes", "without"}}
-    if options := plain.pop("options_of", None):
-        return plain | _options_schema(options)
+    if plain.pop("options_of", None):
+        return plain | _options_schema()
     if "kubernetes" not in schema:
         return plain
     name = schema["kubernetes"]
@@ -145,8 +145,7 @@ def _changed(schema: Schema, without: str) -> Schema:
     return {**schema, "properties": properties, "required": required}
 
 
-def _options_schema(declaration: str) -> Schema:
-    assert declaration == "ServerConfig"
+def _options_schema() -> Schema:
     owners = _owners()
     properties = {option.name: _option(option) for option in describe_options() if option.name not in owners}
     owned = {name: {"not": {}, "enum": [f"not here: {owner} says it"]} for name, owner in owners.items()}
