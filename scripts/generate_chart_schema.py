@@ -18,7 +18,6 @@ from typing import Any, Final
 import yaml
 from chart_values import CHART, Value, read_values
 from kubernetes_validate.utils import latest_version, schema_contents
-
 from vintner.config import describe_options
 from vintner.options import Option
 
