@@ -6,7 +6,7 @@ Each maker returns a function that makes one call and checks its answer, by a cl
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,10 +39,10 @@ def numbers(*values: int) -> list[Any]:
     return [given]
 
 
-def grpc_calls(address: str, rows: int = 1) -> Callable[[], None]:
+def grpc_calls(address: str, rows: int = 1, options: Sequence[tuple[str, Any]] = ()) -> Callable[[], None]:
     """On one channel, which no other client shares."""
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-    client = triton_grpc.InferenceServerClient(address, channel_args=options)
+    own = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+    client = triton_grpc.InferenceServerClient(address, channel_args=[*own, *options])
 
     def call() -> None:
         result = client.infer(DOUBLE, pair(triton_grpc, rows), client_timeout=WAIT)

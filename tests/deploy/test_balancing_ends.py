@@ -26,7 +26,6 @@ DRAIN = 5
 ENDS = 40.0
 
 
-
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPool]:
     """Both servers are there at the beginning of each test."""
@@ -128,7 +127,6 @@ def test_a_stream_of_which_something_came_is_not_begun_anew(pool: ServerPool, as
     with ExitStack() as stack, Stream(as_shipped.grpc) as stream:
         stream.ask(5)
         assert stream.next() == 10
-        before = sum(pool.answered(ROWS))
         for number in range(2):
             stack.enter_context(held(pool.models(number) / ROWS / "1"))
         chat = stack.enter_context(client.chat.completions.create(**ENDLESS))
