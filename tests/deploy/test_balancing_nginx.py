@@ -69,7 +69,7 @@ def test_a_cancellation_reaches_the_server(pool: ServerPool, proxy: Proxy) -> No
         call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(message, timeout=WAIT)
         wait_until(lambda: sum(pool.under_way(DOUBLE)) == 1)
         call.cancel()
-        wait_until(lambda: sum(pool.answered(outcome="cancelled")) == before + 1)
+        wait_until(lambda: sum(pool.answered(outcome="cancelled")) > before)
 
 
 def all_kinds(proxy: Proxy) -> list[Callable[[], None]]:
