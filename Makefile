@@ -37,8 +37,10 @@ format: $(DEV) ## Apply the formatter and the safe fixes
 proto: $(DEV) ## Generate server/vintner/pb from proto/
 	$(BIN)/python scripts/generate_pb.py
 
-docs: $(DEV) ## Generate docs/options.md
+docs: $(DEV) ## Generate docs/options.md, and the schema and the README of the chart
 	$(BIN)/python scripts/generate_options_doc.py
+	$(BIN)/python scripts/generate_chart_schema.py
+	$(BIN)/python scripts/generate_chart_readme.py
 
 bench: $(BENCH) $(BENCH_LLM) ## Measure, and print a table of ratios (ARGS="--quick" for a short run)
 	command -v h2load >/dev/null || (apt-get update && apt-get install -y nghttp2-client)

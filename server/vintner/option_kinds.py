@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -24,12 +24,15 @@ class Kind(Generic[T_co]):
     metavar: str
     parse: Callable[[str], T_co]
     write: Callable[[Any], str] = str
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string", "minLength": 1}, compare=False)
+    """JSON Schema of how a configuration file best writes the value. It admits no text that `parse` refuses."""
 
 
 def integer(low: int, high: int | None = None, metavar: str = "N") -> Kind[int]:
     """Integers from `low` to `high`, both included."""
     expected = f"an integer from {low} to {high}" if high is not None else f"an integer of at least {low}"
-    return Kind(expected, metavar, lambda text: _within(int(text), low, high))
+    schema = {"type": "integer", **_bounds(low, high)}
+    return Kind(expected, metavar, lambda text: _within(int(text), low, high), schema=schema)
 
 
 def size(high: int | None = None, low: int = 1) -> Kind[int]:
@@ -37,7 +40,10 @@ def size(high: int | None = None, low: int = 1) -> Kind[int]:
     limit = f" up to {high}" if high is not None else ""
     zero = "0 or " if low == 0 else ""
     expected = f"{zero}a number of bytes{limit}, such as 1048576, 512KiB, 64MiB or 1GiB"
-    return Kind(expected, "BYTES", lambda text: _within(_parse_size(text), low, high), _write_size)
+    digits = "[0-9]+" if low == 0 else "0*[1-9][0-9]*"
+    pattern = f"^{digits} ?([KMGTkmgt][Ii][Bb]?)?$"
+    schema = {"type": ["integer", "string"], **_bounds(low, high), "pattern": pattern}
+    return Kind(expected, "BYTES", lambda text: _within(_parse_size(text), low, high), _write_size, schema)
 
 
 def choice(names: Sequence[T_co]) -> Kind[T_co]:
@@ -49,7 +55,12 @@ def choice(names: Sequence[T_co]) -> Kind[T_co]:
             raise ValueError(text)
         return by_text[text.lower()]
 
-    return Kind(f"one of {', '.join(by_text)}", "|".join(by_text), parse)
+    expected = f"one of {', '.join(by_text)}"
+    return Kind(expected, "|".join(by_text), parse, schema={"enum": list(by_text)})
+
+
+def _bounds(low: float, high: float | None = None) -> Mapping[str, float]:
+    return {"minimum": low} if high is None else {"minimum": low, "maximum": high}
 
 
 def _within(number: int, low: int, high: int | None) -> int:
@@ -106,20 +117,28 @@ def _parse_resource(text: str) -> tuple[str, int]:
 
 PORT: Final = integer(0, 65535, "PORT")
 SECONDS: Final = Kind(
-    "a number of seconds, 0 or more", "SECONDS", _parse_seconds, lambda seconds: str(seconds).removesuffix(".0")
+    "a number of seconds, 0 or more",
+    "SECONDS",
+    _parse_seconds,
+    lambda seconds: str(seconds).removesuffix(".0"),
+    {"type": "number", **_bounds(0)},
 )
 PERIOD: Final = Kind(
     "a number of seconds of at least 0.1",
     "SECONDS",
     lambda text: _at_least(_parse_seconds(text), 0.1),
     lambda seconds: str(seconds).removesuffix(".0"),
+    {"type": "number", **_bounds(0.1)},
 )
-BOOLEAN: Final = Kind("true or false", "true|false", _parse_boolean, lambda value: str(value).lower())
+BOOLEAN: Final = Kind(
+    "true or false", "true|false", _parse_boolean, lambda value: str(value).lower(), {"type": "boolean"}
+)
 RESOURCE: Final = Kind(
     "a resource and how many units there are, such as disk:2",
     "NAME:COUNT",
     _parse_resource,
     lambda resource: f"{resource[0]}:{resource[1]}",
+    {"type": "string", "pattern": "^[^,]+:0*[1-9][0-9]*$"},
 )
 NAME: Final = Kind("a name", "NAME", str)
 ADDRESS: Final = Kind("an address", "ADDRESS", str)
