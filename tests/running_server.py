@@ -95,9 +95,14 @@ def start_server(
     roots = [repositories] if isinstance(repositories, Path) else repositories
     flags = [word for root in roots for word in ("--model-repository", str(root))]
     ports = ["--host=127.0.0.1", "--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+    return start_command(log, "serve", *flags, *ports, *arguments, env=env)
+
+
+def start_command(log: Path, *arguments: str, env: Mapping[str, str] | None = None) -> RunningServer:
+    """Starts `vintner` with exactly these arguments and returns when it has printed its ready line."""
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "vintner", "serve", *flags, *ports, *arguments],
+            [sys.executable, "-m", "vintner", *arguments],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

@@ -1,5 +1,5 @@
 {{/* The server's configuration file. Knows nothing of pods. What the chart itself has to know, such as ports, stands
-in one place of the values, and is refused in server.config and server.extraArgs. */}}
+in one place of the values, and is refused in server.config, server.extraArgs and env. */}}
 
 {{/* What the chart sets: option or alias -> the value that says it. */}}
 {{- define "vintner.setByChart" -}}
@@ -31,6 +31,11 @@ exit_timeout_secs: server.exitTimeoutSeconds
 {{- $flag := first (splitList "=" (toString .)) -}}
 {{- with and (hasPrefix "--" $flag) (get $values (trimPrefix "--" $flag | replace "-" "_")) -}}
 {{- fail (printf "server.extraArgs: the chart sets %s; set %s instead" $flag .) -}}
+{{- end -}}
+{{- end -}}
+{{- range $variable := .Values.env -}}
+{{- with and (hasPrefix "VINTNER_" .name) (get $values (trimPrefix "VINTNER_" .name | lower)) -}}
+{{- fail (printf "env: the chart sets %s; set %s instead" $variable.name .) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
