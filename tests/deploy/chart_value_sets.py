@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from deploy.helm_render import RELEASE, Object, Values, render_helm3, render_helm4
+from deploy.helm_render import RELEASE, Object, Values, render_helm3, render_helm4, templates_alone
 
 FOLDER: Final = Path(__file__).parent / "value_sets"
 
@@ -38,8 +38,8 @@ REFUSED: Final[Mapping[str, Refused]] = {name: Refused(**each) for name, each in
 
 @functools.cache
 def objects_of(name: str, release: str = RELEASE) -> Sequence[Object]:
-    """By Helm 4."""
-    return render_helm4(ADMITTED[name], release=release)
+    """By Helm 4. That the schema admits the values is left to `helm3_objects_of`."""
+    return render_helm4(ADMITTED[name], release=release, chart=templates_alone())
 
 
 @functools.cache

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -24,6 +22,7 @@ from deploy.helm_render import (
     lint_helm4,
     render_helm3,
     render_helm4,
+    templates_alone,
 )
 from deploy.kubernetes_schemas import VERSIONS, problems
 
@@ -102,41 +101,50 @@ def changed(values: Values, path: Path_, value: Any) -> Values:
 
 
 def changes(path: Path_) -> Iterator[tuple[Values, Values]]:
-    """Values with and without something in one place: as a set has it, or by default, against nothing or more."""
+    """Values that differ in one place: as a set has it or by default, against the default, nothing, or another."""
     for values in (*(each for each in ADMITTED.values() if at(each, path) is not MISSING), {}):
         given = at(values, path)
         yield values, changed(values, path, at(defaults(), path))
         yield values, changed(values, path, None)
-        if isinstance(given, str):
-            yield values, changed(values, path, given + "x")
+        if given is not MISSING:
+            yield values, changed(values, path, altered(given))
 
 
-@pytest.fixture(scope="module")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart without its schema, whose refusals would hide what the templates do."""
-    chart = tmp_path_factory.mktemp("chart") / "vintner"
-    shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("values.schema.json"))
-    return chart
+def altered(value: Any) -> Any:
+    """With another text in one place."""
+    if isinstance(value, dict) and value:
+        key = next(iter(value))
+        return {**value, key: altered(value[key])}
+    if isinstance(value, list) and value:
+        return [altered(value[0]), *value[1:]]
+    return f"{value}x"
 
 
-def differ(chart: Path, one: Values, other: Values) -> bool:
-    """Whether both render, to different objects."""
+def differ(one: Values, other: Values) -> bool:
+    """Whether both render, to different objects; without the schema, whose refusals would hide what templates do."""
+    chart = templates_alone()
     try:
         return render_helm4(one, chart=chart) != render_helm4(other, chart=chart)
     except ChartRefused:
         return False
 
 
-@pytest.mark.parametrize("path", leaves(defaults()), ids=".".join)
-def test_every_value_changes_an_object(path: Path_, templates: Path) -> None:
-    assert any(differ(templates, one, other) for one, other in changes(path))
+KEYS = list(leaves(defaults()))
 
 
-@pytest.mark.parametrize("path", leaves(defaults()), ids=".".join)
-def test_every_value_is_set_by_some_set(path: Path_) -> None:
-    """Or by default already, as what hardens the pods is."""
-    default = at(defaults(), path)
-    assert default or any(at(each, path) not in (MISSING, default) for each in ADMITTED.values())
+@pytest.mark.parametrize("path", KEYS, ids=".".join)
+def test_every_value_changes_an_object(path: Path_) -> None:
+    assert any(differ(one, other) for one, other in changes(path))
+
+
+HARDENING = [("podSecurityContext", "runAsNonRoot"), ("securityContext", "capabilities", "drop")] + [
+    ("securityContext", name) for name in ("allowPrivilegeEscalation", "readOnlyRootFilesystem")
+]
+
+
+@pytest.mark.parametrize("path", sorted(set(KEYS) - set(HARDENING)), ids=".".join)
+def test_some_set_has_another_value_than_the_default(path: Path_) -> None:
+    assert any(at(each, path) not in (MISSING, at(defaults(), path)) for each in ADMITTED.values())
 
 
 def schema_keys(schema: Mapping[str, Any], above: Path_ = ()) -> Iterator[Path_]:
@@ -150,9 +158,8 @@ def schema_keys(schema: Mapping[str, Any], above: Path_ = ()) -> Iterator[Path_]
 def test_the_schema_has_exactly_the_keys_of_the_values() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     described = set(schema_keys(schema)) - {("global",)}
-    keys = set(leaves(defaults()))
     assert {path for path in described if at(defaults(), path) is MISSING} == set()
-    assert {path for path in keys if not any(path[: len(each)] == each for each in described)} == set()
+    assert {path for path in KEYS if not any(path[: len(each)] == each for each in described)} == set()
 
 
 def test_the_schema_is_one_and_admits_the_defaults() -> None:
