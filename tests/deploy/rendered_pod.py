@@ -8,69 +8,18 @@ replaced, each by what stands for it here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import yaml
+from deploy.helm_render import Object
+from deploy.releases import Release
 from running_server import ROOT, RunningServer, start_command
 
-Object = dict[str, Any]
 BUNDLED: Final = {"/opt/vintner/model_repository": ROOT / "model_repository"}
 """What the image has."""
-WORKLOADS: Final = ("Deployment", "StatefulSet")
-
-
-@dataclass(frozen=True)
-class Release:
-    """The objects of a release."""
-
-    objects: Sequence[Object]
-
-    def one(self, kind: str, suffix: str = "") -> Object:
-        """The object of this kind whose name ends so; without an ending the one with the shortest name."""
-        found = [each for each in self.objects if each["kind"] == kind and each["metadata"]["name"].endswith(suffix)]
-        assert found, f"no {kind} *{suffix}"
-        return min(found, key=lambda each: len(each["metadata"]["name"]))
-
-    @property
-    def workload(self) -> Object:
-        return next(each for each in self.objects if each["kind"] in WORKLOADS)
-
-    @property
-    def template(self) -> Object:
-        return self.workload["spec"]["template"]
-
-    @property
-    def pod(self) -> Object:
-        return self.template["spec"]
-
-    @property
-    def server(self) -> Object:
-        return self.pod["containers"][0]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return yaml.safe_load(self.one("ConfigMap")["data"]["config.yaml"])
-
-    def volume(self, name: str) -> Object:
-        """The source of one of the pod's volumes; a claim's template where each replica has its own."""
-        own = self.workload["spec"].get("volumeClaimTemplates", [])
-        templates = [{"name": each["metadata"]["name"], "claim": each["spec"]} for each in own]
-        [found] = [each for each in self.pod.get("volumes", []) + templates if each["name"] == name]
-        return {key: value for key, value in found.items() if key != "name"}
-
-    def mount(self, name: str) -> Object:
-        [found] = [each for each in self.server["volumeMounts"] if each["name"] == name]
-        return found
-
-    def container_port(self, port: int | str) -> int:
-        """The number of a port of the server's container, given by that or its name."""
-        [found] = [
-            each["containerPort"] for each in self.server["ports"] if port in (each["name"], each["containerPort"])
-        ]
-        return found
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the chart says of its pod holds for a real server: its command line, probes, ports, test, first requests, end."""
+"""What the chart says of its pod holds for a real server: command line, probes, ports, test, first requests, end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any
 
 import grpc
 import pytest
-from deploy.helm_render import notes_helm4, render_helm3, render_helm4
-from deploy.rendered_pod import Release, Standing, stand_up
+from deploy.helm_render import notes_helm4, render_helm3
+from deploy.releases import Release, released
+from deploy.rendered_pod import Standing, stand_up
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running_server import ROOT
 from waiting import wait_until
@@ -44,7 +45,7 @@ def stand(tmp_path: Path) -> Iterator[StandUp]:
     running: list[Standing] = []
 
     def begin(values: dict[str, Any], directories: dict[str, Path] | None = None) -> Standing:
-        running.append(stand_up(Release(render_helm4(values)), tmp_path, directories))
+        running.append(stand_up(released(**values), tmp_path, directories))
         return running[-1]
 
     yield begin
@@ -96,7 +97,7 @@ def test_the_log_is_in_the_form_that_the_values_say(standing: Standing) -> None:
 
 @pytest.mark.parametrize("probes", ["httpGet", "grpc"])
 def test_each_probe_succeeds(standing: Standing, probes: str) -> None:
-    asked = Release(render_helm4({"probes": {"type": probes}}))
+    asked = released(probes={"type": probes})
     assert asked.config == standing.release.config
     of_these = Standing(asked, standing.server, standing.addresses)
     assert ("grpc" in asked.server["readinessProbe"]) is (probes == "grpc")
@@ -114,7 +115,7 @@ def test_each_port_of_the_service_leads_to_what_its_name_says(standing: Standing
 
 
 def test_annotations_for_scrapes_lead_to_the_metrics(standing: Standing) -> None:
-    annotations = Release(render_helm4({"metrics": {"scrapeAnnotations": True}})).template["metadata"]["annotations"]
+    annotations = released(metrics={"scrapeAnnotations": True}).template["metadata"]["annotations"]
     address = standing.behind_container(int(annotations["prometheus.io/port"]))
     status, _, body = standing.server.request("GET", annotations["prometheus.io/path"], port=address)
     assert (annotations["prometheus.io/scrape"], status) == ("true", 200)
@@ -144,7 +145,7 @@ def test_the_first_requests_of_the_notes_are_answered(standing: Standing) -> Non
 
 def test_the_addresses_of_the_notes_are_those_of_the_services() -> None:
     values = {"service": {"headless": {"enabled": True}}, "server": {"ports": {"grpc": 9001}}}
-    notes, release = notes_helm4(values), Release(render_helm4(values))
+    notes, release = notes_helm4(values), released(**values)
     addresses = re.findall(r"([\w-]+)\.(\w+):(\d+)", notes)
     assert len(addresses) == 4
     for name, namespace, port in addresses:
@@ -162,7 +163,7 @@ def test_the_check_passes_and_says_what_it_saw(standing: Standing) -> None:
     before = standing.server.counter("vintner_requests_total", model="digits")
     done = check_server(standing)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "digits 1: READY" in done.stdout
+    assert "digits 1 READY" in done.stdout
     assert standing.server.counter("vintner_requests_total", model="digits") == before + 1
 
 
@@ -216,7 +217,7 @@ def test_a_directory_of_a_volume_with_a_single_model_is_served_by_its_name(stand
     values = {
         "modelRepository": {**FROM_VOLUME["modelRepository"], "subPath": "lines/today", "modelName": "numbers"},
         "cache": {"type": "none"},
-        "server": {"config": {"max-json-keys": 3}, "extraArgs": ["--max-json-nesting", "5"]},
+        "server": {"config": {"max_json_keys": 3}, "extraArgs": ["--max-json-nesting", "5"]},
     }
     standing = stand(values, {"/models": tmp_path / "volume"})
     assert models_of(standing) == {"READY": {"numbers"}}
@@ -230,7 +231,7 @@ def test_a_config_map_becomes_a_repository(stand: StandUp, tmp_path: Path) -> No
     """As the kubelet lays its keys out, each at its path: behind a link that it swaps when the ConfigMap changes."""
     items = [{"key": "lines.onnx", "path": "text_lines/1/model.onnx"}, {"key": "c", "path": "text_lines/config.yaml"}]
     values = {"modelRepository": {"type": "configMap", "configMap": {"name": "models", "items": items}}}
-    release = Release(render_helm4(values))
+    release = released(**values)
     assert release.volume("models") == {"configMap": {"name": "models", "items": items}}
     keys = {"lines.onnx": MODELS / "text_lines/1/model.onnx", "c": MODELS / "text_lines/config.yaml"}
     volume = tmp_path / "volume"

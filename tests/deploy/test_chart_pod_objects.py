@@ -1,4 +1,4 @@
-"""What values make of the pod, its workload, volumes and Services, as objects; test_chart_pod.py has what runs."""
+"""What values make of the pod, its workload and Services, as objects; test_chart_pod.py has what runs."""
 
 from __future__ import annotations
 
@@ -7,42 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from deploy.helm_render import ChartRefused, render_helm4
-from deploy.rendered_pod import Release
+from deploy.releases import WORKLOADS, refused, released
 from vintner.config import describe_options, load_config
 
-KINDS = ["Deployment", "StatefulSet"]
-COPY = {"image": "rclone/rclone:1", "args": ["copy", "store:models", "$(MODEL_REPOSITORY)"]}
-REPOSITORIES: dict[str, dict[str, Any]] = {
-    "existingClaim": {"existingClaim": {"name": "filled"}},
-    "newClaim": {},
-    "volume": {"volume": {"nfs": {"server": "files", "path": "/models"}}},
-    "configMap": {"configMap": {"name": "models"}},
-    "image": {"image": {"reference": "registry.example.com/models:1"}},
-    "copy": {"copy": COPY},
-}
-SOURCES = {
-    "existingClaim": {"persistentVolumeClaim": {"claimName": "filled", "readOnly": True}},
-    "newClaim": {"persistentVolumeClaim": {"claimName": "cellar-vintner-models"}},
-    "volume": {"nfs": {"server": "files", "path": "/models"}},
-    "configMap": {"configMap": {"name": "models"}},
-    "image": {"image": {"reference": "registry.example.com/models:1", "pullPolicy": "IfNotPresent"}},
-    "copy": {"emptyDir": {"sizeLimit": "10Gi"}},
-}
-
-
-def released(**values: Any) -> Release:
-    return Release(render_helm4(values))
-
-
-def refused(**values: Any) -> str:
-    with pytest.raises(ChartRefused) as refusal:
-        render_helm4(values)
-    return str(refusal.value)
-
-
-def repository(kind: str, **more: Any) -> dict[str, Any]:
-    return {"type": kind, **REPOSITORIES[kind], **more}
+DIGEST = "sha256:" + "0f" * 32
 
 
 # -- options of the server ------------------------------------------------------------------------------------
@@ -52,7 +20,7 @@ def test_options_reach_the_server_as_they_are_written(tmp_path: Path) -> None:
     config = {
         "max_concurrent_requests": 1048576,
         "max_request_bytes": 4294967296,
-        "request-timeout-seconds": 0.25,
+        "request_timeout_seconds": 0.25,
         "default_model_name": "1.10",
         "http_docs": False,
         "model_control": "explicit",
@@ -61,7 +29,7 @@ def test_options_reach_the_server_as_they_are_written(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(released(server={"config": config}).one("ConfigMap")["data"]["config.yaml"])
     read = load_config([f"--config={file}"], {})
-    assert {key: getattr(read, key.replace("-", "_")) for key in config} == {
+    assert {key: getattr(read, key) for key in config} == {
         **config,
         "load_model": ("digits", "1.10"),
     }
@@ -72,13 +40,19 @@ def test_what_the_chart_sets_is_refused_elsewhere_by_each_of_its_names() -> None
     rendered = released(modelRepository={"modelName": "one"}).config
     assert len(rendered) == 10
     for option in (each for each in describe_options() if each.name in {*rendered, "config"}):
-        assert f"server.config.{option.name}: the chart sets" in refused(server={"config": {option.name: 1}})
-        dashed = option.name.replace("_", "-")
-        assert f"server.config.{dashed}: the chart sets" in refused(server={"config": {dashed: 1}})
+        message = refused(server={"config": {option.name: 1}})
+        assert f"/server/config/{option.name}'" in message
+        assert "says it" in message
         for flag in option.flags:
             assert f"the chart sets {flag}; set" in refused(server={"extraArgs": [f"{flag}=1"]})
             assert f"the chart sets {flag}; set" in refused(server={"extraArgs": ["--ovms-metrics", flag, "1"]})
         assert f"the chart sets {option.variable}; set" in refused(env=[{"name": option.variable, "value": "1"}])
+
+
+@pytest.mark.parametrize("group", ["server", "service"])
+def test_each_port_is_of_one_use(group: str) -> None:
+    message = f"{group}.ports: expected a port of its own for each of http, grpc and metrics"
+    assert message in refused(**{group: {"ports": {"http": 8001}}})
 
 
 def test_a_changed_option_rolls_the_pods_and_a_changed_scale_does_not() -> None:
@@ -108,125 +82,10 @@ def test_a_shorter_time_is_refused_and_a_longer_one_taken() -> None:
     assert released(terminationGracePeriodSeconds=41).pod["terminationGracePeriodSeconds"] == 41
 
 
-# -- volumes --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", REPOSITORIES)
-def test_models_are_mounted_read_only_where_the_server_looks_for_them(kind: str) -> None:
-    release = released(modelRepository=repository(kind, mountPath="/mnt/wine", subPath="/red/"))
-    assert release.volume("models") == SOURCES[kind]
-    assert release.mount("models") == {"name": "models", "mountPath": "/mnt/wine", "readOnly": True}
-    assert release.config["model_repository"] == "/mnt/wine/red"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("models", [*REPOSITORIES, "bundled"])
-@pytest.mark.parametrize("cache", ["none", "emptyDir", "existingClaim", "newClaim"])
-def test_each_mount_has_its_volume_and_each_volume_a_mount(kind: str, models: str, cache: str) -> None:
-    values = {
-        "kind": kind,
-        "modelRepository": {"type": models, **REPOSITORIES.get(models, {})},
-        "cache": {"type": cache, "existingClaim": "compiled"},
-    }
-    if (kind, cache) == ("Deployment", "newClaim"):
-        assert "cache.type: newClaim is a claim for each pod" in refused(**values)
-        return
-    release = released(**values)
-    mounts = {each["name"] for each in release.server["volumeMounts"]}
-    own = [each["metadata"]["name"] for each in release.workload["spec"].get("volumeClaimTemplates", [])]
-    volumes = [each["name"] for each in release.pod["volumes"]] + own
-    assert sorted(mounts) == sorted(volumes)
-    assert own == [
-        name for name, given in (("models", models), ("cache", cache)) if given == "newClaim" and kind != "Deployment"
-    ]
-    assert ("cache_dir" in release.config) is (cache != "none")
-    if cache != "none":
-        assert release.mount("cache") == {"name": "cache", "mountPath": release.config["cache_dir"]}
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"modelRepository": {"type": "existingClaim"}}, "modelRepository.existingClaim.name: expected"),
-        ({"modelRepository": {"type": "volume"}}, "modelRepository.volume: expected"),
-        ({"modelRepository": {"type": "configMap"}}, "modelRepository.configMap.name: expected"),
-        ({"modelRepository": {"type": "image"}}, "modelRepository.image.reference: expected"),
-        ({"modelRepository": {"type": "copy"}}, "modelRepository.copy.image: expected"),
-        ({"cache": {"type": "existingClaim"}}, "cache.existingClaim: expected"),
-        ({"server": {"ports": {"http": 8001}}}, "server.ports: expected a port of its own"),
-        ({"service": {"ports": {"metrics": 80}}}, "service.ports: expected a port of its own"),
-        ({"autoscaling": {"enabled": True}, "keda": {"enabled": True}}, "expected one of both"),
-    ],
-)
-def test_what_is_missing_or_contradicts_itself_is_refused(values: dict[str, Any], message: str) -> None:
-    assert message in refused(**values)
-
-
-def test_an_init_container_fills_the_directory_that_it_is_told() -> None:
-    pod = released(modelRepository=repository("copy"), initContainers=[{"name": "further", "image": "a"}]).pod
-    copy, further = pod["initContainers"]
-    assert further == {"name": "further", "image": "a"}
-    assert copy["env"] == [{"name": "MODEL_REPOSITORY", "value": "/models"}]
-    assert {"name": "models", "mountPath": "/models"} in copy["volumeMounts"]
-    assert (copy["image"], copy["args"]) == (COPY["image"], COPY["args"])
-    assert copy["securityContext"] == pod["containers"][0]["securityContext"]
-
-
-def test_a_claim_of_its_own_is_one_for_all_or_one_for_each() -> None:
-    claim = {"size": "3Gi", "storageClass": "fast", "accessModes": ["ReadWriteMany"], "annotations": {"a": "b"}}
-    spec = {
-        "accessModes": ["ReadWriteMany"],
-        "storageClassName": "fast",
-        "resources": {"requests": {"storage": "3Gi"}},
-    }
-    shared = released(modelRepository={"type": "newClaim", "newClaim": claim}, replicas=3)
-    assert shared.one("PersistentVolumeClaim")["spec"] == spec
-    assert shared.one("PersistentVolumeClaim")["metadata"]["annotations"] == {"a": "b"}
-    each = released(modelRepository={"type": "newClaim", "newClaim": claim}, kind="StatefulSet", replicas=3)
-    assert not [item for item in each.objects if item["kind"] == "PersistentVolumeClaim"]
-    [template] = each.workload["spec"]["volumeClaimTemplates"]
-    assert template["spec"] == spec
-    assert template["metadata"]["annotations"] == {"a": "b"}
-    assert set(template["metadata"]["labels"]) == {"app.kubernetes.io/name", "app.kubernetes.io/instance"}
-
-
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_claim_outlives_the_release_where_it_shall(keep: bool) -> None:
-    models = {"type": "newClaim", "newClaim": {"keep": keep}}
-    annotations = released(modelRepository=models).one("PersistentVolumeClaim")["metadata"].get("annotations", {})
-    assert (annotations.get("helm.sh/resource-policy") == "keep") is keep
-    policy = released(modelRepository=models, kind="StatefulSet").workload["spec"][
-        "persistentVolumeClaimRetentionPolicy"
-    ]
-    assert policy == {"whenDeleted": "Retain" if keep else "Delete", "whenScaled": "Retain"}
-
-
-@pytest.mark.parametrize(
-    "scale",
-    [{"replicas": 2}, {"autoscaling": {"enabled": True}}, {"keda": {"enabled": True, "prometheusAddress": "http://p"}}],
-)
-def test_a_volume_for_one_node_is_not_for_many_pods(scale: dict[str, Any]) -> None:
-    models: dict[str, Any] = {"type": "newClaim"}
-    assert "pods share this claim, and ReadWriteOnce is for one node" in refused(modelRepository=models, **scale)
-    assert released(modelRepository=models, kind="StatefulSet", **scale)
-    models["newClaim"] = {"accessModes": ["ReadWriteOnce", "ReadOnlyMany"]}
-    assert released(modelRepository=models, **scale).workload["spec"]["strategy"]["type"] == "RollingUpdate"
-
-
-def test_the_old_pod_goes_first_only_where_both_cannot_have_the_volume() -> None:
-    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
-    assert released().workload["spec"]["strategy"] == rolling
-    alone = released(modelRepository={"type": "newClaim"})
-    assert alone.workload["spec"]["strategy"] == {"type": "Recreate"}
-    assert (
-        released(modelRepository={"type": "newClaim"}, updateStrategy=rolling).workload["spec"]["strategy"] == rolling
-    )
-
-
 # -- the workload and its Services ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WORKLOADS)
 def test_only_pods_of_the_server_are_selected_and_services_name_their_ports(kind: str) -> None:
     release = released(kind=kind, commonLabels={"app.kubernetes.io/name": "other", "team": "red"}, podLabels={"a": "b"})
     labels = release.template["metadata"]["labels"]
@@ -256,7 +115,7 @@ def test_replicas_find_one_another_by_the_headless_service() -> None:
     assert "metrics" not in [each["name"] for each in headless["spec"]["ports"]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WORKLOADS)
 def test_replicas_are_left_to_what_scales(kind: str) -> None:
     assert released(kind=kind, replicas=0).workload["spec"]["replicas"] == 0
     assert "replicas" not in released(kind=kind, autoscaling={"enabled": True}).workload["spec"]
@@ -266,18 +125,14 @@ def test_replicas_are_left_to_what_scales(kind: str) -> None:
 
 def test_ports_of_nodes_are_those_of_services_that_have_some() -> None:
     ports = {"http": 30080}
-    service = released(service={"type": "NodePort", "nodePorts": ports, "externalTrafficPolicy": "Local"}).one(
-        "Service"
-    )
+    values = {"type": "NodePort", "nodePorts": ports, "externalTrafficPolicy": "Local"}
+    service = released(service=values).one("Service")
     assert {each["name"]: each.get("nodePort") for each in service["spec"]["ports"]} == {
         "http": 30080,
         "grpc": None,
         "metrics": None,
     }
     assert service["spec"]["externalTrafficPolicy"] == "Local"
-    inside = released(service={"nodePorts": ports, "externalTrafficPolicy": "Local"}).one("Service")["spec"]
-    assert "externalTrafficPolicy" not in inside
-    assert not [each for each in inside["ports"] if "nodePort" in each]
     ranges = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8"]}
     assert released(service=ranges).one("Service")["spec"]["loadBalancerSourceRanges"] == ["10.0.0.0/8"]
 
@@ -286,7 +141,7 @@ def test_ports_of_nodes_are_those_of_services_that_have_some() -> None:
 
 
 def test_devices_are_limits_and_their_groups_the_pods() -> None:
-    devices = {
+    devices: dict[str, Any] = {
         "gpu": {"count": 2, "resource": "gpu.intel.com/xe"},
         "npu": {"count": 1},
         "supplementalGroups": [44, 109],
@@ -317,7 +172,7 @@ def test_the_user_may_be_left_to_the_cluster() -> None:
     [
         ({}, "vintner:0.1.0"),
         ({"repository": "registry.example.com/vintner", "tag": "1"}, "registry.example.com/vintner:1"),
-        ({"tag": "1", "digest": "sha256:ab"}, "vintner@sha256:ab"),
+        ({"tag": "1", "digest": DIGEST}, f"vintner@{DIGEST}"),
     ],
 )
 def test_the_image_is_named_by_tag_or_digest(image: dict[str, str], expected: str) -> None:

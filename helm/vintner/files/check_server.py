@@ -51,9 +51,7 @@ def check_grpc(address: str) -> None:
 def check_index(http: str) -> None:
     index: list[dict[str, Any]] = json.loads(asked(f"{http}/v2/repository/index", {}))
     for model in index:
-        print(
-            f"{model['name']} {model.get('version', '')}: {model.get('state', '')} {model.get('reason', '')}".rstrip()
-        )
+        print(*(model[key] for key in ("name", "version", "state", "reason") if model.get(key)))
     if not index:
         failed("the repository has no model")
 

@@ -1,23 +1,29 @@
-{{/* What no schema can say: values that contradict one another. Each message says what to set. */}}
+{{/* What values.schema.json cannot say: values that contradict one another. Each message says what to set. */}}
 
 {{- define "vintner.checks" -}}
 {{- include "vintner.checkPorts" . -}}
-{{- include "vintner.checkScaling" . -}}
+{{- include "vintner.checkVersion" . -}}
 {{- include "vintner.checkVolumes" . -}}
 {{- include "vintner.checkGracePeriod" . -}}
 {{- end -}}
 
 {{- define "vintner.checkPorts" -}}
 {{- range $name, $ports := dict "server.ports" .Values.server.ports "service.ports" .Values.service.ports -}}
-{{- if lt (len (uniq (values $ports))) (len $ports) -}}
+{{- $seen := list -}}
+{{- range $port := values $ports -}}
+{{- /* As texts, for a number from --set is of another type than one from a file. */ -}}
+{{- $seen = append $seen (toString $port) -}}
+{{- end -}}
+{{- if lt (len (uniq $seen)) (len $seen) -}}
 {{- fail (printf "%s: expected a port of its own for each of http, grpc and metrics, got %s" $name (toJson $ports)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{- define "vintner.checkScaling" -}}
-{{- if and .Values.autoscaling.enabled .Values.keda.enabled -}}
-{{- fail "autoscaling.enabled and keda.enabled: expected one of both, for each sets the number of pods" -}}
+{{- define "vintner.checkVersion" -}}
+{{- $version := .Capabilities.KubeVersion.Version -}}
+{{- if and (eq .Values.modelRepository.type "image") (semverCompare "<1.31.0-0" $version) -}}
+{{- fail (printf "modelRepository.type: image is a kind of volume that came with Kubernetes 1.31, this is %s; expected another one, such as copy" $version) -}}
 {{- end -}}
 {{- end -}}
 
@@ -42,9 +48,6 @@
 {{- define "vintner.checkVolumes" -}}
 {{- if and (include "vintner.oneNode" .) (gt (int (include "vintner.mostReplicas" .)) 1) -}}
 {{- fail (printf "modelRepository.newClaim.accessModes: up to %s pods share this claim, and %s is for one node; expected ReadWriteMany or ReadOnlyMany among them, or kind StatefulSet, with a claim for each pod" (include "vintner.mostReplicas" .) (join ", " .Values.modelRepository.newClaim.accessModes)) -}}
-{{- end -}}
-{{- if and (eq .Values.cache.type "newClaim") (ne .Values.kind "StatefulSet") -}}
-{{- fail (printf "cache.type: newClaim is a claim for each pod, which kind StatefulSet has; it is %s. Expected none, emptyDir or existingClaim" .Values.kind) -}}
 {{- end -}}
 {{- end -}}
 

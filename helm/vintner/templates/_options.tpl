@@ -1,5 +1,6 @@
 {{/* The server's configuration file. Knows nothing of pods. What the chart itself has to know, such as ports, stands
-in one place of the values, and is refused in server.config, server.extraArgs and env. */}}
+in one place of the values, and is refused elsewhere: in server.config by values.schema.json, which is made of this
+list, in server.extraArgs and env here. */}}
 
 {{/* What the chart sets: option or alias -> the value that says it. */}}
 {{- define "vintner.setByChart" -}}
@@ -22,11 +23,6 @@ exit_timeout_secs: server.exitTimeoutSeconds
 
 {{- define "vintner.checkOptions" -}}
 {{- $values := fromYaml (include "vintner.setByChart" .) -}}
-{{- range $key, $_ := .Values.server.config -}}
-{{- with get $values (replace "-" "_" $key) -}}
-{{- fail (printf "server.config.%s: the chart sets this option; set %s instead" $key .) -}}
-{{- end -}}
-{{- end -}}
 {{- range .Values.server.extraArgs -}}
 {{- $flag := first (splitList "=" (toString .)) -}}
 {{- with and (hasPrefix "--" $flag) (get $values (trimPrefix "--" $flag | replace "-" "_")) -}}
@@ -70,12 +66,12 @@ exit_timeout_secs: server.exitTimeoutSeconds
 {{- if ne .Values.cache.type "none" -}}
 {{- $_ := set $options "cache_dir" .Values.cache.mountPath -}}
 {{- end -}}
-{{- toYaml (merge $options (default dict $server.config)) -}}
+{{- toYaml (merge $options $server.config) -}}
 {{- end -}}
 
 {{/* "true" where the image's examples are loaded at the start, under their own names. */}}
 {{- define "vintner.servesDigits" -}}
 {{- $repository := .Values.modelRepository -}}
-{{- $control := dig "model_control" (dig "model-control" "poll" .Values.server.config) .Values.server.config -}}
+{{- $control := default "poll" .Values.server.config.model_control -}}
 {{- if and (eq $repository.type "bundled") (not $repository.subPath) (ne $control "explicit") }}true{{ end -}}
 {{- end -}}

@@ -64,7 +64,7 @@ configuration changes an annotation, and so rolls the pods. */}}
 {{- define "vintner.copyContainer" -}}
 {{- $copy := .Values.modelRepository.copy -}}
 name: copy-models
-image: {{ required "modelRepository.copy.image: expected an image with the tool that copies" $copy.image | quote }}
+image: {{ $copy.image | quote }}
 imagePullPolicy: {{ $copy.pullPolicy }}
 {{- with $copy.command }}
 command: {{- toYaml . | nindent 2 }}

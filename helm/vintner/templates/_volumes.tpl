@@ -15,25 +15,22 @@ is read-only. */}}
 {{- $repository := .Values.modelRepository -}}
 {{- if eq $repository.type "existingClaim" -}}
 persistentVolumeClaim:
-  claimName: {{ required "modelRepository.existingClaim.name: expected the name of a claim" $repository.existingClaim.name | quote }}
+  claimName: {{ $repository.existingClaim.name | quote }}
   readOnly: true
 {{- else if eq $repository.type "newClaim" -}}
 persistentVolumeClaim:
   claimName: {{ include "vintner.claimName" . }}
 {{- else if eq $repository.type "volume" -}}
-{{- if not $repository.volume -}}
-{{- fail "modelRepository.volume: expected a volume's source, such as {nfs: {server: files, path: /models}}" -}}
-{{- end -}}
 {{- toYaml $repository.volume -}}
 {{- else if eq $repository.type "configMap" -}}
 configMap:
-  name: {{ required "modelRepository.configMap.name: expected the name of a ConfigMap" $repository.configMap.name | quote }}
+  name: {{ $repository.configMap.name | quote }}
   {{- with $repository.configMap.items }}
   items: {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- else if eq $repository.type "image" -}}
 image:
-  reference: {{ required "modelRepository.image.reference: expected the reference of an image" $repository.image.reference | quote }}
+  reference: {{ $repository.image.reference | quote }}
   pullPolicy: {{ $repository.image.pullPolicy }}
 {{- else if eq $repository.type "copy" -}}
 emptyDir: {{- toYaml (dict "sizeLimit" $repository.copy.sizeLimit) | nindent 2 }}
@@ -46,7 +43,7 @@ emptyDir: {{- toYaml (dict "sizeLimit" $repository.copy.sizeLimit) | nindent 2 }
 emptyDir: {{- toYaml (dict "sizeLimit" $cache.sizeLimit) | nindent 2 }}
 {{- else if eq $cache.type "existingClaim" -}}
 persistentVolumeClaim:
-  claimName: {{ required "cache.existingClaim: expected the name of a claim" $cache.existingClaim | quote }}
+  claimName: {{ $cache.existingClaim | quote }}
 {{- end -}}
 {{- end -}}
 
