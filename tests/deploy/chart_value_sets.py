@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-
 from deploy.helm_render import RELEASE, Object, Values, render_helm3, render_helm4, templates_alone
 
 FOLDER: Final = Path(__file__).parent / "value_sets"

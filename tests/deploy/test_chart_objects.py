@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from deploy.chart_value_sets import ADMITTED, objects_of
 from deploy.helm_render import NAMESPACE, Object
 from vintner.config import load_config

@@ -11,7 +11,6 @@ from typing import Any
 import jsonschema_rs
 import pytest
 import yaml
-
 from deploy.chart_value_sets import ADMITTED, REFUSED, helm3_objects_of, objects_of
 from deploy.helm_render import (
     CHART,
@@ -149,7 +148,7 @@ def test_some_set_has_another_value_than_the_default(path: Path_) -> None:
 
 def schema_keys(schema: Mapping[str, Any], above: Path_ = ()) -> Iterator[Path_]:
     for key, inner in schema["properties"].items():
-        if "properties" in inner and not at(defaults(), (*above, key)) == {}:
+        if "properties" in inner and at(defaults(), (*above, key)) != {}:
             yield from schema_keys(inner, (*above, key))
         else:
             yield (*above, key)
