@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 BENCH := $(VENV)/.bench-installed
-PROMTOOL := $(BIN)/promtool
+PROMETHEUS := $(BIN)/prometheus
 HELM := $(BIN)/helm
 NGINX := $(BIN)/nginx
 BENCH_LLM := build/bench_llm/1/openvino_model.xml
@@ -22,7 +22,7 @@ venv: $(DEV) ## Make .venv with Vintner and its tools, with the versions in cons
 serve: $(RUNTIME) ## Serve model_repository/ on 8000 (REST), 8001 (gRPC) and 8002 (metrics)
 	$(BIN)/vintner serve --model-repository model_repository $(ARGS)
 
-test: $(DEV) $(PROMTOOL) $(HELM) $(NGINX) ## Run all tests
+test: $(DEV) $(PROMETHEUS) $(HELM) $(NGINX) ## Run all tests
 	$(BIN)/pytest $(ARGS)
 
 lint: $(DEV) ## Check style, types and layers
@@ -38,10 +38,11 @@ format: $(DEV) ## Apply the formatter and the safe fixes
 proto: $(DEV) ## Generate server/vintner/pb from proto/
 	$(BIN)/python scripts/generate_pb.py
 
-docs: $(DEV) ## Generate docs/options.md, and the schema and the README of the chart
+docs: $(DEV) ## Generate docs/options.md, the schema and the README of the chart, and the dashboard for Grafana
 	$(BIN)/python scripts/generate_options_doc.py
 	$(BIN)/python scripts/generate_chart_schema.py
 	$(BIN)/python scripts/generate_chart_readme.py
+	$(BIN)/python scripts/generate_dashboard.py
 
 bench: $(BENCH) $(BENCH_LLM) ## Measure, and print a table of ratios (ARGS="--quick" for a short run)
 	command -v h2load >/dev/null || (apt-get update && apt-get install -y nghttp2-client)
@@ -58,14 +59,15 @@ $(BIN)/python:
 	  { echo "Vintner needs Python 3.11 or newer; name one with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Prometheus's own check of metrics: the machine's, or that of Debian's package, which is not installed for it.
-$(PROMTOOL): | $(BIN)/python
-	@command -v promtool >/dev/null || command -v apt-get >/dev/null || \
-	  { echo "The tests need promtool, which comes with Prometheus; install that."; exit 1; }
-	if command -v promtool; then ln -sf "$$(command -v promtool)" $@; else \
+# Prometheus and promtool: the machine's, or those of Debian's package, which is not installed for it.
+$(PROMETHEUS): | $(BIN)/python
+	@{ command -v prometheus && command -v promtool; } >/dev/null || command -v apt-get >/dev/null || \
+	  { echo "The tests need prometheus, and promtool that comes with it; install these."; exit 1; }
+	if command -v prometheus && command -v promtool; then \
+	  ln -sf "$$(command -v promtool)" "$$(command -v prometheus)" $(BIN)/; else \
 	  rm -rf $(VENV)/prometheus && mkdir $(VENV)/prometheus && cd $(VENV)/prometheus && \
 	  { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; } && \
-	  dpkg -x prometheus_*.deb . && mv usr/bin/promtool ../bin/ && cd .. && rm -r prometheus; \
+	  dpkg -x prometheus_*.deb . && mv usr/bin/promtool usr/bin/prometheus ../bin/ && cd .. && rm -r prometheus; \
 	fi
 
 # nginx, of which only the program is wanted: the machine's, or Debian's, which needs libraries that Debian always has.

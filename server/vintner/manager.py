@@ -427,14 +427,14 @@ class Manager:
         remark = self._catalogue.remark(entry.name, entry.version)
         return replace(entry, reason="; ".join(filter(None, (entry.reason, remark)))) if remark else entry
 
-    def versions_by_state(self) -> tuple[dict[str, int], int]:
-        """How many versions are in each state, and with how many something is wrong."""
+    def versions_by_state(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
+        """How many versions are in each state, and the model and version of those with which something is wrong."""
         counts = {state.value: 0 for state in State}
         entries = self.index()
         for entry in entries:
             if entry.state is not None:
                 counts[entry.state.value] += 1
-        return counts, sum(entry.failed for entry in entries)
+        return counts, [(entry.name, entry.version) for entry in entries if entry.failed]
 
     def holdups(self, strict: bool) -> Iterator[str]:
         """Why the server is not ready, in no order; nothing once all that was wanted at the start is settled, for good.

@@ -60,7 +60,7 @@ class Registry:
 
     def __init__(
         self,
-        versions_by_state: Callable[[], tuple[Mapping[str, int], int]] = lambda: ({}, 0),
+        versions_by_state: Callable[[], tuple[Mapping[str, int], Sequence[tuple[str, str]]]] = lambda: ({}, ()),
         cache_size: Callable[[], tuple[int, int]] = lambda: (0, 0),
         others: Callable[[], Iterable[MetricFamily]] = tuple,
         dialects: Sequence[Dialect] = (),
@@ -78,6 +78,8 @@ class Registry:
         self.rejected = {protocol: RequestMetrics() for protocol in PROTOCOLS}
         self.parked: Callable[[], Mapping[str, tuple[int, int]]] = dict
         """Requests and bytes that wait for a model to be loaded, by model; asked at scrape time, too."""
+        self.ready: Callable[[], bool] = lambda: True
+        """Likewise: what the server says of its health."""
         self.loads = 0
         self.load_seconds = 0.0
         self.load_failures = 0
@@ -269,21 +271,30 @@ class Registry:
 
     def _server(self) -> Iterator[MetricFamily]:
         versions = GaugeMetricFamily("vintner_model_versions", "Model versions, by state.", labels=["state"])
-        by_state, failed = self._versions_by_state()
+        by_state, faulty = self._versions_by_state()
         for state, number in by_state.items():
             versions.add_metric([state], number)
         yield versions
         yield GaugeMetricFamily(
             "vintner_model_faults",
             "Model versions that could not be loaded or changed, or do not work; not those that sleep.",
-            value=failed,
+            value=len(faulty),
         )
+        faults = GaugeMetricFamily(
+            "vintner_model_faulty",
+            "Which these are; always 1. There is no version where the whole model is wrong.",
+            labels=["model", "version"],
+        )
+        for names in faulty:
+            faults.add_metric(names, 1)
+        yield faults
         yield CounterMetricFamily("vintner_model_loads", "Model versions loaded.", value=self.loads)
         yield CounterMetricFamily(
             "vintner_model_load_seconds", "Seconds that loads took, warm-up included.", value=self.load_seconds
         )
         yield CounterMetricFamily("vintner_model_load_failures", "Loads that failed.", value=self.load_failures)
         yield CounterMetricFamily("vintner_model_unloads", "Model versions unloaded.", value=self.unloads)
+        yield GaugeMetricFamily("vintner_ready", "Whether the server says that it is ready.", value=self.ready())
         yield GaugeMetricFamily("vintner_start_time_seconds", "When the server started.", value=self._started)
         yield GaugeMetricFamily(
             "vintner_uptime_seconds", "For how long it has run since.", value=time.monotonic() - self._began

@@ -101,6 +101,7 @@ class Service:
         self._log_settings = log_settings
         self._strict = strict_readiness
         self._stopping = False
+        manager.registry.ready = lambda: self.ready
         self.started = time.time()
         self._places = BoundedSemaphore(CONTROL_THREADS // 4)
 

@@ -7,11 +7,13 @@ Invariant: all objects that a Helm would install are returned (those of hooks to
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -73,6 +75,14 @@ def notes_helm4(
     """What Helm prints after an install: the rendered NOTES.txt."""
     files = _loaded(chart).render(dict(values or {}), name=release, namespace=namespace)
     return next(text for name, text in files.items() if name.endswith("NOTES.txt"))
+
+
+@functools.cache
+def templates_alone() -> Path:
+    """A copy of the chart without its schema, with which rendering takes a tenth of the time."""
+    copy = Path(tempfile.mkdtemp(prefix="chart-")) / CHART.name
+    atexit.register(shutil.rmtree, copy.parent, ignore_errors=True)
+    return Path(shutil.copytree(CHART, copy, ignore=shutil.ignore_patterns("values.schema.json")))
 
 
 @functools.cache

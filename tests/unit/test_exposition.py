@@ -119,7 +119,7 @@ def test_a_counter_may_keep_another_servers_name() -> None:
 
 
 def test_every_series_of_the_server_is_read() -> None:
-    registry = Registry(lambda: ({"READY": 1}, 4), lambda: (2, 3))
+    registry = Registry(lambda: ({"READY": 1}, [("torn", "3"), ("untried", "")]), lambda: (2, 3))
     registry.add(ModelMetrics('a "model"', "1", lambda: {"in_flight": 4}, lambda: [PoolState("CPU", 0, 2, 0)]))
     registry.loaded(1.5)
     registry.loaded(0.5)
@@ -134,7 +134,12 @@ def test_every_series_of_the_server_is_read() -> None:
     )
     assert samples["vintner_instances"].value == 2
     assert samples["vintner_cache_bytes"].value == 3
-    assert samples["vintner_model_faults"].value == 4
+    assert samples["vintner_model_faults"].value == 2
+    assert {tuple(one.labels.values()) for family in families for one in family.samples if "faulty" in one.name} == {
+        ("torn", "3"),
+        ("untried", ""),
+    }
+    assert samples["vintner_ready"].value == 1
     assert samples["vintner_model_loads_total"].value == 2
     assert samples["vintner_model_load_seconds_total"].value == 2.0
     assert samples["vintner_parked_requests"] == Sample("vintner_parked_requests", {"model": "lazy"}, 2.0)

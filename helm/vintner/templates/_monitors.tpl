@@ -10,23 +10,16 @@
 {{- $sum -}}
 {{- end -}}
 
-{{/* What is scraped, of (list root monitor), where the monitor is one of the values' two. */}}
+{{/* What is scraped, of the values of one of both. */}}
 {{- define "vintner.scrape" -}}
-{{- $root := first . -}}
-{{- $monitor := last . -}}
-{{- with $root.Values.metrics -}}
-{{- if and .serviceMonitor.enabled .podMonitor.enabled -}}
-{{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: expected one of both, for with each of them every pod is scraped" -}}
-{{- end -}}
-{{- end -}}
-{{- $timeout := include "vintner.milliseconds" $monitor.scrapeTimeout | int64 -}}
-{{- if ge $timeout (include "vintner.milliseconds" $monitor.interval | int64) -}}
-{{- fail (printf "scrapeTimeout: expected less than interval, %s, got %s: a scrape has to end before the next begins" $monitor.interval $monitor.scrapeTimeout) -}}
+{{- $timeout := include "vintner.milliseconds" .scrapeTimeout | int64 -}}
+{{- if ge $timeout (include "vintner.milliseconds" .interval | int64) -}}
+{{- fail (printf "scrapeTimeout: expected less than interval, %s, got %s: a scrape has to end before the next begins" .interval .scrapeTimeout) -}}
 {{- end -}}
 port: metrics
 path: /metrics
-interval: {{ $monitor.interval }}
-scrapeTimeout: {{ $monitor.scrapeTimeout }}
+interval: {{ .interval }}
+scrapeTimeout: {{ .scrapeTimeout }}
 # model and version stay what the server says, also where the operator is told to add labels of these names.
 honorLabels: true
 {{- end -}}

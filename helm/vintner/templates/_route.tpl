@@ -1,13 +1,9 @@
-{{/* Metadata of a route of the Gateway API and what it is attached to, of (list root, its values, their key). Knows
+{{/* Metadata of a route of the Gateway API and what it is attached to, of (list root, its values). Knows
 nothing of what is routed. */}}
 
 {{- define "vintner.route" -}}
 {{- $root := index . 0 -}}
-{{- $key := index . 2 -}}
 {{- with index . 1 -}}
-{{- if not .parentRefs -}}
-{{- fail (printf "%s.parentRefs: expected at least one gateway, such as [{name: gateway, namespace: gateways}]" $key) -}}
-{{- end -}}
 metadata:
   name: {{ include "vintner.fullname" $root }}
   namespace: {{ $root.Release.Namespace }}
