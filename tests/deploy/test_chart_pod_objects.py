@@ -123,6 +123,13 @@ def test_replicas_are_left_to_what_scales(kind: str) -> None:
     assert "replicas" not in released(kind=kind, keda=keda).workload["spec"]
 
 
+def test_a_rollout_waits_for_as_long_as_a_pod_may_take_to_start() -> None:
+    assert released().workload["spec"]["progressDeadlineSeconds"] == 600 + 5 * 120
+    slow = released(probes={"startup": {"periodSeconds": 10, "failureThreshold": 720}})
+    assert slow.workload["spec"]["progressDeadlineSeconds"] == 600 + 10 * 720
+    assert released(probes={"startup": None}).workload["spec"]["progressDeadlineSeconds"] == 600
+
+
 def test_ports_of_nodes_are_those_of_services_that_have_some() -> None:
     ports = {"http": 30080}
     values = {"type": "NodePort", "nodePorts": ports, "externalTrafficPolicy": "Local"}

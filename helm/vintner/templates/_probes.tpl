@@ -14,6 +14,13 @@ httpGet:
 {{- end -}}
 {{- end -}}
 
+{{/* Seconds after which a rollout has failed: as long as a pod may take to start, and ten minutes for what comes before,
+which are Kubernetes' own default. */}}
+{{- define "vintner.progressDeadline" -}}
+{{- $startup := default dict .Values.probes.startup -}}
+{{- add 600 (mul (default 0 $startup.periodSeconds | int) (default 0 $startup.failureThreshold | int)) -}}
+{{- end -}}
+
 {{- define "vintner.probes" -}}
 {{- with .Values.probes.startup }}
 startupProbe:
