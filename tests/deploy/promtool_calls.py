@@ -5,16 +5,13 @@ Knows nothing of the chart. Invariant: an answer that promtool does not confirm 
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
+from observability import promtool
 
-TIME_LIMIT: Final = 60.0
 Groups = Sequence[Mapping[str, Any]]
 
 
@@ -23,7 +20,7 @@ class Refused(AssertionError):
 
 
 def check_rules(groups: Groups, folder: Path) -> None:
-    _promtool("check", "rules", str(_written({"groups": list(groups)}, folder, "rules.yaml")))
+    _confirmed("check", "rules", str(_written({"groups": list(groups)}, folder, "rules.yaml")))
 
 
 def check_query(expression: str, folder: Path) -> None:
@@ -54,7 +51,7 @@ def check_samples(
     given = [{"series": name, "values": values} for name, values in series.items()]
     tests = [{"interval": "15s", "input_series": given, "promql_expr_test": wanted}]
     document = {"rule_files": ["rules.yaml"], "evaluation_interval": "15s", "tests": tests}
-    _promtool("test", "rules", str(_written(document, folder, "test.yaml")))
+    _confirmed("test", "rules", str(_written(document, folder, "test.yaml")))
 
 
 def _written(document: object, folder: Path, name: str) -> Path:
@@ -63,9 +60,7 @@ def _written(document: object, folder: Path, name: str) -> Path:
     return path
 
 
-def _promtool(*arguments: str) -> None:
-    program = shutil.which("promtool", path=str(Path(sys.executable).parent))
-    assert program, "promtool is not there: `make test` installs it"
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
-    if done.returncode:
-        raise Refused(done.stdout + done.stderr)
+def _confirmed(*arguments: str) -> None:
+    complaint = promtool(*arguments)
+    if complaint:
+        raise Refused(complaint)

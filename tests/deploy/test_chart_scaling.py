@@ -14,12 +14,12 @@ import yaml
 from deploy.helm_render import NAMESPACE, RELEASE, ChartRefused, Values, render_helm4
 from deploy.promtool_calls import check_query, check_samples
 from deploy.rendered_pod import Release
+from observability import recorded, rules
 from running_server import ROOT
 
 ADAPTER = yaml.safe_load((ROOT / "deploy/prometheus-adapter/values.yaml").read_text())["rules"]["custom"]
-RULES = yaml.safe_load((ROOT / "helm/vintner/files/rules.yaml").read_text())["groups"]
-RECORDED = [rule["record"] for group in RULES for rule in group["rules"] if "record" in rule]
 QUEUE_TIME = "vintner:queue_seconds:mean1m"
+RECORDING = [{"name": "queue", "rules": [rule for rule in rules() if rule.get("record") == QUEUE_TIME]}]
 BY_QUEUE = {"autoscaling": {"enabled": True, "targetCPUUtilizationPercentage": None, "queueTime": {"enabled": True}}}
 BY_KEDA: dict[str, Any] = {"keda": {"enabled": True, "prometheusAddress": "http://prometheus.monitoring:9090"}}
 REQUESTS = {"type": "external-push", "metadata": {"scalerAddress": "interceptor.keda:9090"}}
@@ -103,7 +103,7 @@ def test_the_adapters_rule_gives_the_metric_that_the_autoscaler_asks_for() -> No
     names = [
         re.sub(rule["name"]["matches"], rule["name"]["as"], record)
         for rule in ADAPTER
-        for record in RECORDED
+        for record in recorded()
         if re.search(rule["name"]["matches"], record)
     ]
     assert names == [metric["pods"]["metric"]["name"]]
@@ -116,7 +116,7 @@ def test_the_adapters_queries_give_the_wait_of_each_pod(tmp_path: Path) -> None:
     query = rule["metricsQuery"].replace("<<.Series>>", QUEUE_TIME).replace("<<.GroupBy>>", "pod")
     query = query.replace("<<.LabelMatchers>>", f'namespace="{NAMESPACE}",pod=~"a|b"')
     series = waits("a", 20) | waits("b", 60) | waits("c", 5000)
-    check_samples(tmp_path, series, {rounded(query): {'{pod="a"}': 0.02, '{pod="b"}': 0.06}}, RULES)
+    check_samples(tmp_path, series, {rounded(query): {'{pod="a"}': 0.02, '{pod="b"}': 0.06}}, RECORDING)
     resources = {label: each["resource"] for label, each in rule["resources"]["overrides"].items()}
     assert resources == {"namespace": "namespace", "pod": "pod"}
 
@@ -141,13 +141,13 @@ def test_kedas_query_is_the_mean_wait_over_the_pods_of_the_release(
     for other in others:
         series |= waits(other, 5000)
     query = keda_trigger(values, release)["metadata"]["query"]
-    check_samples(tmp_path, series, {rounded(query): {"{}": 0.06}}, RULES)
+    check_samples(tmp_path, series, {rounded(query): {"{}": 0.06}}, RECORDING)
 
 
 def test_the_query_counts_an_idle_pod_as_no_wait(tmp_path: Path) -> None:
     """Of two pods that share the load, one that gets none of it halves the mean."""
     series = waits("cellar-vintner-6d5f8-aaaaa", 80) | idle("cellar-vintner-6d5f8-bbbbb")
-    check_samples(tmp_path, series, {rounded(keda_trigger({})["metadata"]["query"]): {"{}": 0.04}}, RULES)
+    check_samples(tmp_path, series, {rounded(keda_trigger({})["metadata"]["query"]): {"{}": 0.04}}, RECORDING)
 
 
 def test_the_rules_of_the_release_give_what_its_trigger_asks_for(tmp_path: Path) -> None:
