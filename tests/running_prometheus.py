@@ -19,6 +19,7 @@ from waiting import wait_until
 
 STOP = 40.0
 LISTENING = re.compile(r'msg="Listening on" address=(\S+)')
+READY = "Server is ready to receive web requests."
 
 
 def tool(name: str) -> str:
@@ -64,7 +65,7 @@ def start_prometheus(config: Path, directory: Path) -> RunningPrometheus:
         command = [tool("prometheus"), f"--config.file={config}", storage, port]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
     try:
-        wait_until(lambda: process.poll() is not None or LISTENING.search(log.read_text()))
+        wait_until(lambda: process.poll() is not None or READY in log.read_text())
         found = LISTENING.search(log.read_text())
         assert found, log.read_text()
     except BaseException:

@@ -107,7 +107,7 @@ def test_the_runbook_has_a_section_for_every_alert_and_no_other() -> None:
 
 @pytest.mark.parametrize("alert", sorted({rule["alert"] for rule in alerts()}))
 def test_a_section_says_what_it_means_where_to_look_and_what_to_do(alert: str) -> None:
-    assert re.findall(r"^\*\*([A-Z][a-z ]+?)\*\*", sections()[alert], re.MULTILINE) == list(PARTS)
+    assert re.findall(r"^\*\*([A-Z][a-z ]+):\*\*", sections()[alert], re.MULTILINE) == list(PARTS)
 
 
 def test_the_table_in_the_runbook_is_that_of_the_rules() -> None:
@@ -117,6 +117,12 @@ def test_the_table_in_the_runbook_is_that_of_the_rules() -> None:
     assert all(anchor == name.lower() for name, anchor, _, _ in rows)
     waits = {name: wait.strip() for name, _, _, wait in rows}
     assert waits == {rule["alert"]: rule.get("for", "at once") for rule in alerts()}
+
+
+def test_the_runbook_names_only_options_that_there_are() -> None:
+    named = set(re.findall(r"`(--[a-z-]+)`", RUNBOOK.read_text()))
+    assert len(named) > 4
+    assert named <= set(re.findall(r"`(--[a-z-]+)`", (ROOT / "docs" / "options.md").read_text()))
 
 
 def test_the_docs_have_every_recorded_name_and_no_other() -> None:
