@@ -43,6 +43,7 @@ def _mounts(confinement: Confinement) -> list[str]:
     if not confinement.writable:
         steps.append(_read_only(STAGE))
     steps += [["mount", "-t", "proc", "proc", f"{STAGE}/proc"], ["mount", "--rbind", "/dev", f"{STAGE}/dev"]]
+    steps += [["mount", "--bind", "/sys", f"{STAGE}/sys"], _read_only(f"{STAGE}/sys")]
     steps += [["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", f"{STAGE}{path}"] for path in confinement.temporary]
     for path, source in (confinement.lent | confinement.volumes).items():
         if any(path.startswith(f"{each}/") for each in confinement.temporary):
