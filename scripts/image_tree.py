@@ -70,7 +70,9 @@ class Build:
         source, _, name = expand(instruction.text, self._global).partition(" AS ")
         parent = self._names.get(source)
         root = self._work / f"stage{len(self._stages)}"
-        subprocess.run(["cp", "-a", "--reflink=auto", str(parent.root if parent else self._base), str(root)], check=True)
+        subprocess.run(
+            ["cp", "-a", "--reflink=auto", str(parent.root if parent else self._base), str(root)], check=True
+        )
         environment = dict(parent.environment) if parent else {"PATH": PATH}
         arguments = dict(parent.arguments) if parent else {}
         self._stages.append(Stage(root, environment, arguments, parent.directory if parent else "/"))

@@ -563,12 +563,18 @@ def test_serve_without_a_repository_is_an_error(application: Application, capsys
         (["validate"], 2, "validate takes one directory, got 0"),
         (["validate", "a", "b"], 2, "validate takes one directory, got 2"),
         (["validate", "a", "--http-port=1"], 2, "unknown option '--http-port'; expected one of: --model-name"),
-        (["health", "--drain-seconds=1"], 2,
-         "unknown option '--drain-seconds'; expected one of: --config, --host, --http-port, --rest-port"),
+        (
+            ["health", "--drain-seconds=1"],
+            2,
+            "unknown option '--drain-seconds'; expected one of: --config, --host, --http-port, --rest-port",
+        ),
         (["health", "now"], 2, "unexpected argument 'now'"),
-        (["health", "--http-port=0"], 1,
-         "--http-port: is 0, which does not say where the server listens; expected its port"),
-    ],  # fmt: skip
+        (
+            ["health", "--http-port=0"],
+            1,
+            "--http-port: is 0, which does not say where the server listens; expected its port",
+        ),
+    ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(
     arguments: list[str], code: int, expected: str, capsys: pytest.CaptureFixture[str]
