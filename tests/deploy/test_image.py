@@ -125,7 +125,7 @@ echo "$*" >> "$CALLS"
 
 
 def install_step(tmp_path: Path, **arguments: str) -> tuple[subprocess.CompletedProcess[str], str]:
-    """Runs the step that installs what Vintner needs, with a `python` that notes what it is told and installs nothing."""
+    """Runs the step that installs, with a `python` that notes what it is told and installs nothing."""
     step = run_with("requirements.txt").text
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     python = tmp_path / "bin" / "python"
@@ -217,7 +217,7 @@ def test_without_genai_the_models_that_need_it_are_left_out(tmp_path: Path) -> N
 
 def test_a_dockerfile_that_is_not_understood_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM debian\n\nADD a b\n")
-    with pytest.raises(ValueError, match="line 3: expected one of ARG, .*, got 'ADD'"):
+    with pytest.raises(ValueError, match=r"line 3: expected one of ARG, .*, got 'ADD'"):
         list(dockerfile.read(tmp_path / "Dockerfile"))
 
 
