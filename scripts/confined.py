@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 STAGE: Final = "/mnt"
-"""Where the root is mounted in the new namespace: there on every Linux, and nobody's."""
+"""Where the root is mounted: there on every Linux. What it holds is hidden in the new namespace, and only there."""
 
 
 @dataclass(frozen=True, slots=True)
