@@ -1,4 +1,4 @@
-"""The command `vintner`: serve, devices, validate.
+"""The command `vintner`: serve, devices, validate, health.
 
 Knows how to read a command line and print an answer, and nothing else; what does the work is imported by the command
 that needs it, so that `--version` and `--help` load no runtime. Invariant: a mistake of the operator's is one line
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vintner import __version__
-from vintner.config import ServerConfig, describe_options, load_config
+from vintner.config import CONFIG_FILE, ServerConfig, describe_options, load_config
 from vintner.errors import ConfigError, OperatorError, nearest
 from vintner.logs import escape
 from vintner.options import Option, UsageError, options_of, read_command_line, settle
@@ -30,11 +30,16 @@ Vintner serves OpenVINO and ONNX models over the Open Inference Protocol (KServe
 usage: vintner serve --model-repository DIR [option ...]   serve the models
        vintner devices                                     show what the backends can run on here
        vintner validate DIR [--model-name NAME]            check a repository without serving it
+       vintner health [--http-port N] [--host ADDRESS]     ask a running server whether it is alive
        vintner --version | --help
 
 Options of serve, with their environment variables. A flag overrules the environment, which overrules the
 file; an empty value means "not set".
 """
+
+COMMANDS: Final = ("serve", "devices", "validate", "health")
+WHERE: Final = ("host", "http_port")
+"""Options that say where a server is asked for its health."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,11 +63,13 @@ def _run(words: Sequence[str]) -> int:
             return _devices()
         case ["validate", *arguments]:
             return _validate(arguments)
+        case ["health", *arguments]:
+            return _health(arguments)
         case ["devices" | "--version", extra, *_]:
             raise UsageError(f"unexpected argument {extra!r}")
         case [command, *_]:
-            raise UsageError(f"unknown command {command!r}{nearest(command, ['serve', 'devices', 'validate'])}")
-    raise UsageError("no command given; expected serve, devices, validate, --version or --help")
+            raise UsageError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
+    raise UsageError(f"no command given; expected {', '.join(COMMANDS)}, --version or --help")
 
 
 def _show(text: str) -> int:
@@ -137,3 +144,12 @@ def _finding_lines(findings: Sequence[Finding]) -> Iterable[str]:
     for name, finding in zip(names, findings, strict=True):
         verdict, text = ("ok", finding.detail) if finding.problem is None else ("bad", finding.problem)
         yield escape(f"{verdict:<4} {name:<{width}}  {text}").rstrip()
+
+
+def _health(arguments: Sequence[str]) -> int:
+    """Flags are only those that say where the server is; the environment and the file are the server's own."""
+    read_command_line(arguments, [*(each for each in options_of(ServerConfig) if each.name in WHERE), CONFIG_FILE])
+    config = load_config(arguments, os.environ)
+    from vintner.health import check
+
+    return _show(f"alive: {check(config)}")

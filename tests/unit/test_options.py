@@ -567,7 +567,7 @@ def test_serve_without_a_repository_is_an_error(application: Application, capsys
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [
-        ([], 2, "no command given; expected serve, devices, validate, --version or --help"),
+        ([], 2, "no command given; expected serve, devices, validate, health, --version or --help"),
         (["srve"], 2, "unknown command 'srve'; did you mean 'serve'?"),
         (["devices", "CPU"], 2, "unexpected argument 'CPU'"),
         (["--version", "serve"], 2, "unexpected argument 'serve'"),
@@ -577,6 +577,17 @@ def test_serve_without_a_repository_is_an_error(application: Application, capsys
         (["validate"], 2, "validate takes one directory, got 0"),
         (["validate", "a", "b"], 2, "validate takes one directory, got 2"),
         (["validate", "a", "--http-port=1"], 2, "unknown option '--http-port'; expected one of: --model-name"),
+        (
+            ["health", "--drain-seconds=1"],
+            2,
+            "unknown option '--drain-seconds'; expected one of: --config, --host, --http-port, --rest-port",
+        ),
+        (["health", "now"], 2, "unexpected argument 'now'"),
+        (
+            ["health", "--http-port=0"],
+            1,
+            "--http-port: is 0, which does not say where the server listens; expected its port",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(
