@@ -1,7 +1,7 @@
 """Several real servers, alike, each with models and ports of its own that it keeps when it starts again.
 
-Knows nothing of what is in front of them. The models: `double` and `rows` of the held backend (`rows` is decoupled),
-and `tiny_llm` where it is wanted.
+Knows nothing of what is in front of them. The models: `double`, `slow` and `rows` of the held backend, and `tiny_llm`
+where it is wanted. `slow` is as `double`, but its runs always take a while; `rows` is decoupled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fake_backend import fake_model, write_model
 from held_backend import install
 from running_server import ROOT, RunningServer, start_server
 
-DOUBLE, ROWS, LANGUAGE = "double", "rows", "tiny_llm"
+DOUBLE, SLOW, ROWS, LANGUAGE = "double", "slow", "rows", "tiny_llm"
 
 
 class ServerPool:
@@ -75,6 +75,7 @@ def more(before: Sequence[float], after: Sequence[float]) -> list[float]:
 def _write_models(root: Path, language: bool) -> None:
     write_model(root / DOUBLE / "1", fake_model("FP32", (-1, 2)))
     (root / DOUBLE / "config.yaml").write_text("instances: 4\n")
+    write_model(root / SLOW / "1", {**fake_model("FP32", (-1, 2)), "seconds": 0.05})
     write_model(root / ROWS / "1", fake_model("INT32", (-1, 1)) | {"decoupled": True})
     (root / ROWS / "config.yaml").write_text("instances: 4\n")
     if language:

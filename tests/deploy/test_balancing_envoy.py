@@ -17,7 +17,7 @@ from front_proxy import Envoy, Proxy, envoy
 from held_backend import held
 from infer_calls import ARRIVES, Background
 from running_server import RunningServer, start_server
-from server_pool import DOUBLE, ServerPool, more, server_pool
+from server_pool import DOUBLE, SLOW, ServerPool, more, server_pool
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 from waiting import wait_until
@@ -72,23 +72,23 @@ def test_large_tensors_pass(proxy: Envoy) -> None:
 def test_deadlines_and_cancellations_reach_the_server(pool: ServerPool, proxy: Envoy) -> None:
     def given_up() -> float:
         """By either side: both know the deadline."""
-        return sum(pool.answered(outcome="cancelled") + pool.answered(outcome="deadline_exceeded"))
+        return sum(pool.answered(SLOW, "cancelled") + pool.answered(SLOW, "deadline_exceeded"))
 
     before = given_up()
-    message = service_pb2.ModelInferRequest(model_name=DOUBLE)
+    message = service_pb2.ModelInferRequest(model_name=SLOW)
     message.inputs.add(name="input", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1, 1])
     with ExitStack() as stack, grpc.insecure_channel(proxy.grpc) as channel:
         for number in range(2):
-            stack.enter_context(held(pool.models(number) / DOUBLE / "1"))
+            stack.enter_context(held(pool.models(number) / SLOW / "1"))
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         late = stub.ModelInfer.future(message, timeout=ARRIVES)
         dropped = stub.ModelInfer.future(message, timeout=WAIT)
-        wait_until(lambda: sum(pool.under_way(DOUBLE)) == 2)
+        wait_until(lambda: sum(pool.under_way(SLOW)) == 2)
         dropped.cancel()
         wait_until(lambda: given_up() == before + 1)
         assert late.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         wait_until(lambda: given_up() == before + 2)
-    wait_until(lambda: sum(pool.under_way(DOUBLE)) == 0)
+    wait_until(lambda: sum(pool.under_way(SLOW)) == 0)
 
 
 def fill(stack: ExitStack, pool: ServerPool, number: int) -> None:

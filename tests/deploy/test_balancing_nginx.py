@@ -11,7 +11,7 @@ import pytest
 from balanced_calls import ENDLESS, WAIT, chat_calls, grpc_calls, openai_client, rest_calls, stream_calls
 from front_proxy import Proxy, nginx
 from held_backend import held
-from server_pool import DOUBLE, LANGUAGE, ServerPool, more, server_pool
+from server_pool import LANGUAGE, SLOW, ServerPool, more, server_pool
 from steady_load import steady_load
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from waiting import wait_until
@@ -60,16 +60,16 @@ def test_streams_pass_in_pieces_and_can_be_given_up(pool: ServerPool, proxy: Pro
 
 
 def test_a_cancellation_reaches_the_server(pool: ServerPool, proxy: Proxy) -> None:
-    before = sum(pool.answered(outcome="cancelled"))
-    message = service_pb2.ModelInferRequest(model_name=DOUBLE)
+    before = sum(pool.answered(SLOW, "cancelled"))
+    message = service_pb2.ModelInferRequest(model_name=SLOW)
     message.inputs.add(name="input", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1, 1])
     with ExitStack() as stack, grpc.insecure_channel(proxy.grpc) as channel:
         for number in range(2):
-            stack.enter_context(held(pool.models(number) / DOUBLE / "1"))
+            stack.enter_context(held(pool.models(number) / SLOW / "1"))
         call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(message, timeout=WAIT)
-        wait_until(lambda: sum(pool.under_way(DOUBLE)) == 1)
+        wait_until(lambda: sum(pool.under_way(SLOW)) == 1)
         call.cancel()
-        wait_until(lambda: sum(pool.answered(outcome="cancelled")) > before)
+        wait_until(lambda: sum(pool.answered(SLOW, "cancelled")) == before + 1)
 
 
 def all_kinds(proxy: Proxy) -> list[Callable[[], None]]:

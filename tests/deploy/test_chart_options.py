@@ -36,7 +36,7 @@ CANDIDATES: list[Any] = [
         "a,b:1",
         ":1",
     ),
-    *("none", "poll", "auto", "low", "debug", "json", "*", "/somewhere", "1.10", "true"),
+    *("none", "poll", "auto", "low", "debug", "json", "async", "*", "/somewhere", "1.10", "true"),
     *([], ["digits"], ["disk:2", "gpu:1"], ["disk"], [1], {}, {"a": 1}),
 ]
 OPTIONS = [option for option in describe_options() if option != CONFIG_FILE]
