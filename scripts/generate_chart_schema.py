@@ -57,6 +57,8 @@ def build(source: Schema, values: Sequence[Value]) -> Schema:
     properties = _tree(source["values"], values)
     # Helm gives a chart that is part of another the values that both share.
     properties["properties"]["global"] = {"type": "object"}
+    # And the value that its condition for taking this one names, by custom.
+    properties["properties"]["enabled"] = {"type": "boolean"}
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the chart vintner",
@@ -80,11 +82,24 @@ def _tree(types: Mapping[str, Schema], values: Sequence[Value]) -> Schema:
         parent = root
         for part in value.path[:-1]:
             parent = parent["properties"][part]
-        parent["properties"][value.path[-1]] = _described(value, types)
+        parent["properties"][value.path[-1]] = found = _described(value, types)
+        if _is_needed(value, found, types):
+            parent.setdefault("required", []).append(value.path[-1])
         covered |= {value.name} & types.keys()
     if missing := types.keys() - covered:
         raise SystemExit(f"{SOURCE.name}: no such values in values.yaml: {', '.join(sorted(missing))}")
     return root
+
+
+def _is_needed(value: Value, schema: Schema, types: Mapping[str, Schema]) -> bool:
+    """Whether templates need it. Helm looks with the defaults in place, so only what is set to null is missing."""
+    if value.name not in types:
+        return True
+    return (
+        value.default not in (None, "")
+        and not isinstance(value.default, dict | list)
+        and "null" not in schema.get("type", ())
+    )
 
 
 def _described(value: Value, types: Mapping[str, Schema]) -> Schema:

@@ -107,10 +107,9 @@ def test_helm_3_renders_the_same() -> None:
 
 
 def test_the_labels_and_annotations_of_all_objects_are_theirs_too() -> None:
-    before = identities(render_helm4())
-    around = [each for each in render_helm4(RICH) if (each["kind"], each["metadata"]["name"]) not in before]
-    assert len(around) == 10
-    for each in around:
+    objects = render_helm4(RICH)
+    assert len(objects) == 10 + len(render_helm4())
+    for each in objects:
         assert each["metadata"]["labels"]["team"] == "cellar", each["kind"]
         assert each["metadata"]["annotations"]["example.com/owner"] == "cellar", each["kind"]
         assert each["metadata"]["namespace"] == NAMESPACE, each["kind"]
@@ -194,11 +193,11 @@ def test_the_network_policy_lets_in_those_named_and_the_pod_of_helm_test() -> No
     named, tester = clients["from"]
     assert [named] == RICH["networkPolicy"]["allowFrom"]
     assert selects(tester["podSelector"]["matchLabels"], release.one("Pod")["metadata"]["labels"])
-    assert scrapers["from"] == RICH["networkPolicy"]["allowMetricsFrom"]
+    assert scrapers["from"] == [*RICH["networkPolicy"]["allowMetricsFrom"], tester], "it asks for metrics, too"
 
 
 def test_the_network_policy_lets_out_to_dns_and_where_it_is_told() -> None:
-    dns = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    dns = {"ports": [{"port": port, "protocol": protocol} for port in (53, 5353) for protocol in ("UDP", "TCP")]}
     policy = rendered(ENABLED["NetworkPolicy", ""]).one("NetworkPolicy")["spec"]
     assert (policy["policyTypes"], policy["egress"]) == (["Ingress", "Egress"], [dns])
     assert rendered(RICH).one("NetworkPolicy")["spec"]["egress"] == [dns, *RICH["networkPolicy"]["egress"]]

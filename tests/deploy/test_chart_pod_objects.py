@@ -166,7 +166,7 @@ def test_devices_are_limits_and_their_groups_the_pods() -> None:
 def test_the_user_may_be_left_to_the_cluster() -> None:
     """OpenShift refuses a pod that names a user or a group outside of its namespace's range."""
     release = released(podSecurityContext={"fsGroup": None}, securityContext={"runAsUser": None})
-    assert release.pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert not {"fsGroup", "runAsUser", "runAsGroup"} & release.pod["securityContext"].keys()
     assert "runAsUser" not in release.server["securityContext"]
     assert release.server["securityContext"]["readOnlyRootFilesystem"] is True
     without = released(podSecurityContext=None, securityContext=None)

@@ -1,10 +1,19 @@
 {{/* What values.schema.json cannot say: values that contradict one another. Each message says what to set. */}}
 
 {{- define "vintner.checks" -}}
+{{- include "vintner.checkName" . -}}
 {{- include "vintner.checkPorts" . -}}
 {{- include "vintner.checkVersion" . -}}
 {{- include "vintner.checkVolumes" . -}}
 {{- include "vintner.checkGracePeriod" . -}}
+{{- end -}}
+
+{{/* Helm lets a release be called 2024 or a.b; Kubernetes refuses a Service of that name. */}}
+{{- define "vintner.checkName" -}}
+{{- $name := include "vintner.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "the release's name, %s: the objects would be called %s, and the name of a Service begins with a letter and has no dot; expected another name, or fullnameOverride" .Release.Name $name) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "vintner.checkPorts" -}}

@@ -7,15 +7,15 @@ what they need for gRPC and for long streams is in the annotations of the values
 apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata:
-  name: {{ .name }}
-  namespace: {{ $root.Release.Namespace }}
+  name: {{ .name | quote }}
+  namespace: {{ $root.Release.Namespace | quote }}
   labels: {{- include "vintner.labels" $root | nindent 4 }}
   {{- with include "vintner.annotations" (list $root .ingress.annotations) }}
   annotations: {{- . | nindent 4 }}
   {{- end }}
 spec:
   {{- with $root.Values.ingress.className }}
-  ingressClassName: {{ . }}
+  ingressClassName: {{ . | quote }}
   {{- end }}
   rules:
     {{- range .ingress.hosts }}
@@ -27,7 +27,7 @@ spec:
             pathType: {{ default "Prefix" .pathType }}
             backend:
               service:
-                name: {{ include "vintner.fullname" $root }}
+                name: {{ include "vintner.fullname" $root | quote }}
                 port:
                   name: {{ $port }}
           {{- end }}

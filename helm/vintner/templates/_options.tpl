@@ -43,7 +43,7 @@ exit_timeout_secs: server.exitTimeoutSeconds
 
 {{/* The directory in the volume is part of the path and not of the mount, so that links to it may be swapped. */}}
 {{- define "vintner.repositoryPath" -}}
-{{- $directory := trimAll "/" .Values.modelRepository.subPath -}}
+{{- $directory := default "" .Values.modelRepository.subPath | trimAll "/" -}}
 {{- $mount := include "vintner.repositoryMount" . -}}
 {{- ternary (printf "%s/%s" (trimSuffix "/" $mount) $directory) $mount (ne $directory "") -}}
 {{- end -}}
@@ -66,12 +66,14 @@ exit_timeout_secs: server.exitTimeoutSeconds
 {{- if ne .Values.cache.type "none" -}}
 {{- $_ := set $options "cache_dir" .Values.cache.mountPath -}}
 {{- end -}}
-{{- toYaml (merge $options $server.config) -}}
+{{- toYaml (merge $options (default dict $server.config)) -}}
 {{- end -}}
 
-{{/* "true" where the image's examples are loaded at the start, under their own names. */}}
+{{/* "true" where the image's examples are loaded at the start, under their own names: nothing says anything else. */}}
 {{- define "vintner.servesDigits" -}}
 {{- $repository := .Values.modelRepository -}}
-{{- $control := default "poll" .Values.server.config.model_control -}}
-{{- if and (eq $repository.type "bundled") (not $repository.subPath) (ne $control "explicit") }}true{{ end -}}
+{{- $config := default dict .Values.server.config -}}
+{{- $other := or (eq (default "poll" $config.model_control) "explicit") $config.config_path -}}
+{{- $elsewhere := list .Values.server.extraArgs .Values.env | toJson | regexMatch "(?i)model[-_]control|config[-_]path" -}}
+{{- if and (eq $repository.type "bundled") (not $repository.subPath) (not $other) (not $elsewhere) }}true{{ end -}}
 {{- end -}}

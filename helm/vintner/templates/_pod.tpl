@@ -89,7 +89,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- end }}
 volumeMounts:
   - name: models
-    mountPath: {{ .Values.modelRepository.mountPath }}
+    mountPath: {{ .Values.modelRepository.mountPath | quote }}
   - name: tmp
     mountPath: /tmp
 {{- end -}}
@@ -145,7 +145,7 @@ metadata:
   labels: {{- include "vintner.podLabels" . | nindent 4 }}
   annotations: {{- include "vintner.podAnnotations" . | nindent 4 }}
 spec:
-  serviceAccountName: {{ include "vintner.serviceAccountName" . }}
+  serviceAccountName: {{ include "vintner.serviceAccountName" . | quote }}
   automountServiceAccountToken: false
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "vintner.gracePeriod" . }}

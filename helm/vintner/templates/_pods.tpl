@@ -23,5 +23,5 @@ so of a long name less than the whole may be left, and its dashes cannot be coun
 {{- define "vintner.scaleTarget" -}}
 apiVersion: apps/v1
 kind: {{ .Values.kind }}
-name: {{ include "vintner.fullname" . }}
+name: {{ include "vintner.fullname" . | quote }}
 {{- end -}}

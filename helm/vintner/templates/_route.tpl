@@ -5,8 +5,8 @@ nothing of what is routed. */}}
 {{- $root := index . 0 -}}
 {{- with index . 1 -}}
 metadata:
-  name: {{ include "vintner.fullname" $root }}
-  namespace: {{ $root.Release.Namespace }}
+  name: {{ include "vintner.fullname" $root | quote }}
+  namespace: {{ $root.Release.Namespace | quote }}
   labels: {{- include "vintner.labels" $root | nindent 4 }}
   {{- with include "vintner.annotations" (list $root .annotations) }}
   annotations: {{- . | nindent 4 }}

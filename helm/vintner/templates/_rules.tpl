@@ -15,7 +15,7 @@ same alert. Knows nothing of what the rules say: all else, templates of Promethe
 {{- end -}}
 {{- $groups = append $groups (merge (dict "rules" $rules) .) -}}
 {{- end -}}
-{{- toYaml (concat $groups .Values.metrics.prometheusRule.additionalGroups) -}}
+{{- toYaml (concat $groups (default list .Values.metrics.prometheusRule.additionalGroups)) -}}
 {{- end -}}
 
 {{/* Of (list root expression). What the rules take of others' series they join with the server's. */}}

@@ -19,7 +19,7 @@ persistentVolumeClaim:
   readOnly: true
 {{- else if eq $repository.type "newClaim" -}}
 persistentVolumeClaim:
-  claimName: {{ include "vintner.claimName" . }}
+  claimName: {{ include "vintner.claimName" . | quote }}
 {{- else if eq $repository.type "volume" -}}
 {{- toYaml $repository.volume -}}
 {{- else if eq $repository.type "configMap" -}}
@@ -50,7 +50,7 @@ persistentVolumeClaim:
 {{- define "vintner.volumes" -}}
 - name: config
   configMap:
-    name: {{ include "vintner.fullname" . }}
+    name: {{ include "vintner.fullname" . | quote }}
 - name: tmp
   emptyDir: {{- toYaml (dict "sizeLimit" .Values.temporaryDirectory.sizeLimit) | nindent 4 }}
 {{- if not (include "vintner.perReplica" (list . .Values.modelRepository.type)) }}
@@ -76,12 +76,12 @@ persistentVolumeClaim:
   mountPath: /tmp
 {{- if ne .Values.modelRepository.type "bundled" }}
 - name: models
-  mountPath: {{ .Values.modelRepository.mountPath }}
+  mountPath: {{ .Values.modelRepository.mountPath | quote }}
   readOnly: true
 {{- end }}
 {{- if ne .Values.cache.type "none" }}
 - name: cache
-  mountPath: {{ .Values.cache.mountPath }}
+  mountPath: {{ .Values.cache.mountPath | quote }}
 {{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}
