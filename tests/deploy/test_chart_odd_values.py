@@ -75,6 +75,13 @@ def test_a_directory_is_mounted_where_the_server_looks_for_it(place: str) -> Non
     assert release.mount("cache")["mountPath"] == release.config["cache_dir"] == f"{place} cache"
 
 
+def test_an_empty_annotation_of_an_object_is_one() -> None:
+    own, common = {"a": "", "b": "own"}, {"a": "common", "b": "common", "c": "common"}
+    release = released(service={"annotations": own}, commonAnnotations=common)
+    assert release.one("Service")["metadata"]["annotations"] == {**common, **own}
+    assert release.workload["metadata"]["annotations"] == common
+
+
 # -- defaults that are taken away -----------------------------------------------------------------------------
 
 

@@ -47,10 +47,15 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- define "vintner.annotations" -}}
 {{- $given := ternary . (list .) (kindIs "slice" .) -}}
 {{- $annotations := dict -}}
-{{- range rest $given -}}
-{{- $annotations = merge $annotations (default dict .) -}}
+{{- range append (rest $given) (first $given).Values.commonAnnotations -}}
+{{- range $key, $value := default dict . -}}
+{{- /* Not merge, to which an empty text is none. */ -}}
+{{- if not (hasKey $annotations $key) -}}
+{{- $_ := set $annotations $key $value -}}
 {{- end -}}
-{{- with merge $annotations (default dict (first $given).Values.commonAnnotations) -}}
+{{- end -}}
+{{- end -}}
+{{- with $annotations -}}
 {{- toYaml . -}}
 {{- end -}}
 {{- end -}}
