@@ -71,7 +71,7 @@ def serve(config: ServerConfig) -> int:
     server = _Server(config)
     server.start(wakes.settled)
     arrival = Arrival(config.model_repository)
-    signalled = False
+    signalled = wakes.wait_for_signal(0)  # it came while all this was made: no load is begun that would be waited for
     while config.model_init_mode == "async" and not signalled and arrival.pending():
         signalled = wakes.wait_for_signal(config.repository_poll_seconds)
     if not signalled:
