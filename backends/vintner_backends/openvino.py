@@ -127,8 +127,11 @@ class OpenVINOBackend:
         return OpenVINOModel(platform, inputs, outputs, instances, spec.affinity)
 
     def devices(self) -> Sequence[Device]:
-        core = self._core
-        return [Device(name, core.get_property(name, "FULL_DEVICE_NAME")) for name in core.available_devices]
+        return devices_of(self._core)
+
+
+def devices_of(core: ov.Core) -> Sequence[Device]:
+    return [Device(name, core.get_property(name, "FULL_DEVICE_NAME")) for name in core.available_devices]
 
 
 def prepare_bindings(core: ov.Core) -> None:

@@ -8,13 +8,16 @@ Invariant: nothing is written beside a model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import openvino as ov
 from vintner.backend import Device, GeneratingModel, LoadedModel, LoadSpec
 from vintner.errors import ConfigError
 
 from vintner_backends.genai_extra import missing
+from vintner_backends.openvino import devices_of
 from vintner_backends.openvino_text import TextModels, text_task
 
 if TYPE_CHECKING:
@@ -61,5 +64,5 @@ class OpenVINOGenAIBackend:
         return load_model(spec)
 
     def devices(self) -> Sequence[Device]:
-        """Those of the backend `openvino`, which tells of them."""
-        return ()
+        """Those of OpenVINO, which runs the models; none without the library."""
+        return devices_of(ov.Core()) if find_spec("openvino_genai") is not None else []

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from vintner import __version__, logs, memory
+from vintner import __version__, compiled_models, logs, memory
 from vintner.arrival import Arrival
 from vintner.backend import Backends
 from vintner.config import ServerConfig
@@ -65,11 +65,13 @@ def serve(config: ServerConfig) -> int:
     logs.configure(config.log_level, config.log_format)
     memory.keep_freed_buffers()
     memory.collect_rarely()
+    if config.cache_dir is not None and (trouble := compiled_models.objection(config.cache_dir)):
+        logger.warning("%s", trouble)
     wakes = _Wakes()
     server = _Server(config)
     server.start(wakes.settled)
     arrival = Arrival(config.model_repository)
-    signalled = False
+    signalled = wakes.wait_for_signal(0)  # it came while all this was made: no load is begun that would be waited for
     while config.model_init_mode == "async" and not signalled and arrival.pending():
         signalled = wakes.wait_for_signal(config.repository_poll_seconds)
     if not signalled:

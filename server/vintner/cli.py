@@ -147,9 +147,9 @@ def _finding_lines(findings: Sequence[Finding]) -> Iterable[str]:
 
 
 def _health(arguments: Sequence[str]) -> int:
-    """Flags are only those that say where the server is; the environment and the file are the server's own."""
+    """Flags are only those that say where the server is; what else is known is the server's own."""
     read_command_line(arguments, [*(each for each in options_of(ServerConfig) if each.name in WHERE), CONFIG_FILE])
-    config = load_config(arguments, os.environ)
-    from vintner.health import check
+    from vintner.health import check, servers_arguments
 
+    config = load_config([*servers_arguments(), *arguments], os.environ)
     return _show(f"alive: {check(config)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vintner import compiled_models
 from vintner.backend import Backends, LoadSpec
 from vintner.core_shares import uses_cpu
 from vintner.cores import parse_cores
@@ -50,13 +51,13 @@ def load_specs(source: ModelSource, version: int, path: Path, cores: int, cache_
     """What to ask of the backend, for each pool of a version whose `path` was found.
 
     Pools on the processor have the cores that they chose, and share what is left evenly. Each version has a directory
-    of its own below `cache_dir`, so equal file names never meet there. Raises ConfigError for cores that are not there.
+    of its own below `cache_dir`, if it may. Raises ConfigError for cores that are not there.
     """
     configs = source.config.in_pools()
     chosen = [_chosen_cores(config) for config in configs]
     sharing = sum(not own and uses_cpu(config.device) for config, own in zip(configs, chosen, strict=True))
     share = max(1, (cores - len(frozenset().union(*chosen))) // max(1, sharing))
-    cache = cache_dir / source.name / str(version) if cache_dir is not None else None
+    cache = compiled_models.place(cache_dir, source.name, version) if cache_dir is not None else None
     return [
         _load_spec(config, path, min(cores, len(own)) or (share if uses_cpu(config.device) else cores), own, cache)
         for config, own in zip(configs, chosen, strict=True)

@@ -56,7 +56,8 @@ class Router:
             self._begin_trial(traffic.canary, signatures)
             self._tried = ready.get(self._canary_version)
             self._requests = {version: self._requests.get(version, 0) for version in ready}
-            self._rollbacks = {version: count for version, count in self._rollbacks.items() if version in ready}
+            on_trial = {self._canary_version: 0} | self._rollbacks  # from 0, so that the first roll-back is an increase
+            self._rollbacks = {version: count for version, count in on_trial.items() if version in ready}
             former = self._begin_shadow(traffic, signatures)
             shadow = self.shadow
         if former is not None:
@@ -152,7 +153,7 @@ class Router:
 
     @property
     def rollbacks(self) -> Mapping[str, int]:
-        """How often each version was rolled back."""
+        """How often each version was rolled back that is or was on trial."""
         return self._rollbacks.copy()
 
 

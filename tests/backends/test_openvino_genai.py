@@ -12,6 +12,8 @@ from tiny_llm import ADAPTER, Chat, adapted_chats, chats
 from vintner.backend import LoadSpec
 from vintner.chat_templates import read_template
 from vintner.generation import EngineSpec, Sampling
+from vintner_backends import openvino_genai
+from vintner_backends.openvino import OpenVINOBackend
 from vintner_backends.openvino_genai_model import TOKENIZERS_PATH, OpenVINOLanguageModel, load_model
 
 MODEL = ROOT / "model_repository" / "tiny_llm" / "1"
@@ -108,3 +110,11 @@ def test_adapters_change_answers_of_the_requests_that_want_them() -> None:
         expected = (adapted_chats() if adapters else chats())["name"].answer
         assert generate(model, chats()["name"], key, adapters=adapters)[0] == expected
     model.close()
+
+
+def test_it_runs_on_the_devices_of_openvino_and_on_none_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = openvino_genai.OpenVINOGenAIBackend()
+    assert backend.devices() == OpenVINOBackend().devices()
+    assert "CPU" in [device.name for device in backend.devices()]
+    monkeypatch.setattr(openvino_genai, "find_spec", lambda name: None)
+    assert backend.devices() == []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import cache
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from kserve_calls import Outcome, Question
 from kserve_pods import DEPLOY, LOCAL, documents, rendered, runtime, start_container
+from model_builders import onnx_doubling, openvino_doubling
 from openai import OpenAI
 from running_server import ROOT, RunningServer
 
@@ -126,6 +128,28 @@ def test_strings_are_answered(serve: Serve, call: Call) -> None:
     question = Question(NAME, {"line": np.array([b"a glass of red"], np.object_)}, binary=True)
     outcome = call(kserve_calls.infer_over_grpc, server.grpc, question)
     assert [each.tolist() for each in outcome.outputs] == [[b"A GLASS OF RED"], [4]]
+
+
+def test_a_string_without_dimensions_is_a_scalar(tmp_path: Path, call: Call) -> None:
+    """As KServe's own tests send one. A model that wants a dimension says so."""
+    onnx_doubling(tmp_path / "onnx", "BYTES", ())
+    openvino_doubling(tmp_path / "ir", "BYTES", ())
+    onnx_doubling(tmp_path / "lines", "BYTES", (-1,))
+    server = start_container([f"--model_dir={tmp_path}", *LOCAL], tmp_path / "log")
+    text, expected = np.array(b"a glass", np.object_), "Expected [-1], got []"
+    try:
+        for function, address in (
+            (kserve_calls.infer_over_rest, server.http),
+            (kserve_calls.infer_over_grpc, server.grpc),
+        ):
+            for name, binary in product(["onnx", "ir"], [False, True]):
+                (output,) = call(function, address, Question(name, {"input": text}, binary)).outputs
+                assert (output.shape, output.item() in ("a glass", b"a glass")) == ((), True)
+            refused = call(function, address, Question("lines", {"input": text}))
+            assert refused.status in ("400", "INVALID_ARGUMENT")
+            assert expected in refused.text
+    finally:
+        server.kill()
 
 
 @pytest.mark.parametrize("name", TENSORS)

@@ -143,6 +143,24 @@ def test_a_read_only_mount_is_served_by_any_user_without_a_home(
     assert [path.name for path in cache.iterdir()] == [name]
 
 
+@AS_ROOT
+def test_a_cache_that_another_user_filled_is_read_and_the_rest_is_served_without(place: Path, start: Start) -> None:
+    shutil.copytree(MODELS / "digits" / "1", place / "models" / "digits" / "1")
+    arguments = [f"--model_dir={place / 'models'}", f"--cache-dir={writable(place / 'cache')}", "--log-format=text"]
+    server = start(*arguments, *NO_DRAIN, uid=MODELCAR_UID)
+    assert "--cache-dir" not in server.log.read_text()
+    server.terminate()
+    shutil.copytree(MODELS / "digits" / "2", place / "models" / "digits" / "2")
+    before = everything(place / "cache")
+    server = start(*arguments, *NO_DRAIN, uid=ANY_UID)
+    assert versions(server, "digits") == ["2"]
+    assert infer(server, "digits") == 200
+    (warning,) = (line for line in server.log.read_text().splitlines() if "--cache-dir" in line)
+    assert f"cannot write {place / 'cache' / 'digits'} (user {MODELCAR_UID}, group 0, mode 755)" in warning
+    assert f"as user {ANY_UID}, nor 1 more in it; models that are not compiled there already are compiled" in warning
+    assert everything(place / "cache") == before
+
+
 @contextmanager
 def modelcar(image: Path, link: Path) -> Iterator[None]:
     """A container that holds models below /models, and what KServe has it do: link to them by its own root."""

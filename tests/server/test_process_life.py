@@ -204,6 +204,37 @@ def test_a_signal_that_comes_while_a_model_loads_ends_the_server(tmp_path: Path)
         os.close(end)
 
 
+def test_a_signal_that_comes_while_the_server_is_made_has_no_model_loaded(tmp_path: Path) -> None:
+    """The model's file is a pipe that nobody writes to: its load would not end in time."""
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    os.mkfifo(tmp_path / "models" / "m" / "1" / "model.onnx")
+    (tmp_path / "models" / "m" / "config.yaml").write_text("backend: onnxruntime")
+    code = (
+        "import os, signal, sys; from vintner import app, cli; check = app._check_dependencies;"
+        "app._check_dependencies = lambda config: (os.kill(os.getpid(), signal.SIGTERM), check(config));"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0", "--host=127.0.0.1"]
+    command = [sys.executable, "-c", code, "serve", f"--model-repository={tmp_path / 'models'}", *ports]
+    run = subprocess.run([*command, "--exit-timeout-seconds=0.5"], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "")
+    assert "stopping" in run.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_before_the_server_is_there_ends_the_process(tmp_path: Path, number: int) -> None:
+    """By a handler of its own: the kernel keeps what has none from process 1, which is what it is in a container."""
+    (tmp_path / "yaml.py").write_text("import sys\nprint('imports', flush=True)\nsys.stdin.read()\n")
+    command = [sys.executable, "-m", "vintner", "serve", "--model-repository", str(tmp_path)]
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"imports\n"
+        process.send_signal(number)
+        assert process.wait(WAIT) == 128 + number
+
+
 def test_slow_uploads_do_not_hold_up_health_checks(start: Any, repository: Path) -> None:
     server = start(repository, "--max-concurrent-requests=4", "--exit-timeout-seconds=0.5")
     head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"

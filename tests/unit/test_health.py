@@ -93,3 +93,23 @@ def test_a_server_that_hangs_is_not_waited_for(
         silent.listen()
         assert main(["health", f"--http-port={silent.getsockname()[1]}"]) == 1
     assert capsys.readouterr().err.endswith("no answer: timed out\n")
+
+
+@pytest.mark.parametrize("before", ["vintner", "/usr/bin/python\0/opt/vintner/bin/vintner", "/sbin/init\0--\0vintner"])
+def test_the_port_is_that_of_the_server_that_is_process_1(
+    before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "FIRST_PROCESS", tmp_path / "cmdline")
+    with listener(ALIVE) as (port, _):
+        (tmp_path / "cmdline").write_text(f"{before}\0serve\0--model_dir\0/mnt/models\0--http_port={port}\0")
+        assert main(["health"]) == 0
+    with listener(ALIVE) as (port, _):
+        assert main(["health", f"--http-port={port}"]) == 0
+
+
+@pytest.mark.parametrize("line", ["/sbin/init\0splash\0", "sh\0-c\0vintner serve --http-port=1\0", "vintner\0", ""])
+def test_any_other_process_1_says_nothing(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "FIRST_PROCESS", tmp_path / "cmdline")
+    assert health.servers_arguments() == []
+    (tmp_path / "cmdline").write_text(line)
+    assert health.servers_arguments() == []

@@ -167,6 +167,8 @@ def roll_back(world: World) -> int:
 
 def test_a_canary_that_fails_is_rolled_back(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.serve(CANARY, 1, 2)
+    assert world.metric("vintner_canary_rollbacks_total", model="m", version="2") == 0
+    assert world.metric("vintner_canary_rollbacks_total", model="m", version="1") is None
     assert roll_back(world) == 10
     reason = "canary rolled back: 10 of 10 requests failed, more than 5 %"
     assert [entry.reason for entry in world.manager.index()] == ["", reason]
