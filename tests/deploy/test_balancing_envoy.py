@@ -11,11 +11,11 @@ import grpc
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from balanced_calls import WAIT, grpc_calls, pair, rest_calls
+from balanced_calls import WAIT, fill, grpc_calls, pair, rest_calls
 from fake_backend import fake_model, write_model
 from front_proxy import Envoy, Proxy, envoy
 from held_backend import held
-from infer_calls import ARRIVES, Background
+from infer_calls import ARRIVES
 from running_server import RunningServer, start_server
 from server_pool import DOUBLE, SLOW, ServerPool, more, server_pool
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -91,15 +91,6 @@ def test_deadlines_and_cancellations_reach_the_server(pool: ServerPool, proxy: E
     wait_until(lambda: sum(pool.under_way(SLOW)) == 0)
 
 
-def fill(stack: ExitStack, pool: ServerPool, number: int) -> None:
-    """A server with a request on each of its places, which stay there for as long as the stack is open."""
-    calls: list[Background] = []
-    stack.callback(lambda: [call.outcome for call in calls])
-    stack.enter_context(held(pool.models(number) / DOUBLE / "1"))
-    calls += [Background(grpc_calls(pool.servers[number].grpc)) for _ in range(PLACES)]
-    wait_until(lambda: pool.under_way(DOUBLE)[number] == PLACES)
-
-
 def refused(pool: ServerPool) -> list[float]:
     return [server.counter("vintner_rejected_requests_total", outcome="queue_full") for server in pool.servers]
 
@@ -110,7 +101,7 @@ def test_what_one_server_has_no_place_for_goes_to_another_one(
 ) -> None:
     call, before, refused_before = calls(proxy), pool.answered(), refused(pool)
     with ExitStack() as stack:
-        fill(stack, pool, 0)
+        fill(stack, pool, 0, PLACES)
         for _ in range(20):
             call()
         assert more(before, pool.answered()) == [0, 20]
@@ -125,8 +116,8 @@ def test_overload_of_all_is_told_after_one_more_try(
     """And takes no server out, which would leave less for all."""
     call, before = calls(proxy), refused(pool)
     with ExitStack() as stack:
-        fill(stack, pool, 0)
-        fill(stack, pool, 1)
+        fill(stack, pool, 0, PLACES)
+        fill(stack, pool, 1, PLACES)
         for _ in range(5):
             with pytest.raises(InferenceServerException) as caught:
                 call()
