@@ -64,14 +64,14 @@ def grpc_calls(address: str, rows: int = 1, options: Sequence[tuple[str, Any]] =
     return call
 
 
-def rest_calls(address: str, rows: int = 1) -> Callable[[], None]:
+def rest_calls(address: str, rows: int = 1, model: str = DOUBLE) -> Callable[[], None]:
     """On one connection for each thread, as long as it is kept."""
     of_thread = threading.local()
 
     def call() -> None:
         if not hasattr(of_thread, "client"):
             of_thread.client = triton_http.InferenceServerClient(address, network_timeout=WAIT)
-        result = of_thread.client.infer(DOUBLE, pair(triton_http, rows))
+        result = of_thread.client.infer(model, pair(triton_http, rows))
         assert (result.as_numpy("output") == 2).all()
 
     return call

@@ -15,7 +15,7 @@ from balanced_calls import WAIT, fill, grpc_calls, pair, rest_calls
 from fake_backend import fake_model, write_model
 from front_proxy import Envoy, Proxy, envoy
 from held_backend import held
-from infer_calls import ARRIVES
+from infer_calls import ARRIVES, Background
 from running_server import RunningServer, start_server
 from server_pool import DOUBLE, SLOW, ServerPool, more, server_pool
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -127,6 +127,33 @@ def test_overload_of_all_is_told_after_one_more_try(
             assert proxy.statistics(cluster)["outlier_detection.ejections_enforced_total"] == 0
     assert proxy.healthy() == (2, 2)
     call()
+
+
+def test_what_there_is_no_memory_for_is_refused_and_what_is_under_way_is_answered(
+    pool: ServerPool, tmp_path: Path
+) -> None:
+    """Requests are kept for a second try, so memory is what bounds them."""
+    with envoy(pool.servers, tmp_path, memory=64 << 20) as proxy, ExitStack() as stack:
+        wait_until(lambda: proxy.healthy() == (2, 2))
+        locks = stack.enter_context(ExitStack())
+        for number in range(2):
+            locks.enter_context(held(pool.models(number) / DOUBLE / "1"))
+        large = [Background(rest_calls(proxy.http, (16 << 20) // ROW)) for _ in range(4)]
+        small = rest_calls(proxy.http, model=SLOW)
+
+        def refused() -> bool:
+            try:
+                small()
+            except InferenceServerException as exc:
+                if exc.status() != "503":
+                    raise
+                return True
+            return False
+
+        wait_until(refused)
+        locks.close()
+        assert [call.outcome for call in large] == [None] * 4
+        wait_until(lambda: not refused())
 
 
 @pytest.fixture
