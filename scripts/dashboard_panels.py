@@ -92,12 +92,11 @@ def table(
     description: str,
     columns: Sequence[tuple[str, str, str]],
     *,
-    hidden: Sequence[str] = (),
     width: int = 24,
     runbook: str = "",
 ) -> Panel:
-    """One line for each combination of labels. `columns` are heading, unit and expression; of labels all but the
-    `hidden` ones are shown."""
+    """One line for each combination of labels. `columns` are heading, unit and expression; of labels all are
+    shown, so that no two lines look alike."""
     queries = [Query(expression, instant=True, format="table") for _, _, expression in columns]
     values = ["Value"] if len(columns) == 1 else [f"Value #{_reference(index)}" for index in range(len(columns))]
     headings = [heading for heading, _, _ in columns]
@@ -111,7 +110,7 @@ def table(
         {
             "id": "organize",
             "options": {
-                "excludeByName": dict.fromkeys(["Time", "__name__", *hidden], True),
+                "excludeByName": dict.fromkeys(["Time", "__name__"], True),
                 "renameByName": dict(zip(values, headings, strict=True)),
             },
         },

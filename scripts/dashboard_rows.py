@@ -53,7 +53,8 @@ def is_it_up() -> Row:
     return Row("Is it up?", [
         stat(
             "Servers", "Servers that Prometheus can scrape.", "none",
-            Query(f"count({server('vintner_build_info')})"), steps=((None, "red"), (1, "green")), runbook="VintnerDown",
+            Query(f"count({server('vintner_build_info')}) or vector(0)"), steps=((None, "red"), (1, "green")),
+            runbook="VintnerDown",
         ),
         stat(
             "Not ready", "Servers that say that they are not ready, so that no balancer sends them requests.", "none",
@@ -82,11 +83,13 @@ def is_it_up() -> Row:
             steps=((None, "green"), (0.01, "orange"), (0.05, "red")), runbook="VintnerErrors",
         ),
         table(
-            "Servers", "When each was started, by its age, and how many model versions it serves.",
+            "Servers", "How old each is, what it serves, and whether one has more to do than the others.",
             [
                 ("Age", "s", f"max by (instance, pod) ({server('vintner_uptime_seconds')})"),
                 ("Ready", "bool_yes_no", f"max by (instance, pod) ({server('vintner_ready')})"),
                 ("Versions", "none", f"sum by (instance, pod) ({ready})"),
+                ("In flight", "none", f"sum by (instance, pod) ({server('vintner_requests_in_flight')})"),
+                ("Longest wait", "s", f"max by (instance, pod) ({server('vintner_queue_oldest_seconds')})"),
                 ("Faults", "none", f"sum by (instance, pod) ({server('vintner_model_faults')})"),
             ],
             width=12, runbook="VintnerRestarting",
@@ -104,13 +107,16 @@ def is_it_slow() -> Row:
     return Row("Is it slow?", [
         time_series(
             "Requests", "Requests that were answered, whatever the answer.", "reqps",
-            [Query(model("vintner:requests:rate5m"), EACH)],
+            [Query(by_version(model("vintner:requests:rate5m")), EACH)],
         ),
         time_series(
-            "Latency", "What half, 95 % and 99 % of the requests stay below, from the decoded request to its answer.",
+            "Latency",
+            "What half, 95 % and 99 % of the requests stay below, from the decoded request to its answer; of several"
+            " jobs, the slowest. Up to a minute: language models have a panel of their own.",
             "s",
             [
-                Query(model(f"vintner:request_seconds:p{share}_5m"), f"p{share} {EACH}") for share in (50, 95, 99)
+                Query(f"max by (model, version) ({model(f'vintner:request_seconds:p{share}_5m')})", f"p{share} {EACH}")
+                for share in (50, 95, 99)
             ],
             runbook="VintnerSlow",
         ),
@@ -145,7 +151,7 @@ def why() -> Row:
         time_series(
             "Where the time goes", "Mean time in the queue, and mean run of a batch.", "s",
             [Query(mean(name), f"{part} {EACH}") for part, name in parts.items()],
-            stacked=True, runbook="VintnerQueueSlow",
+            runbook="VintnerQueueSlow",
         ),
         time_series(
             "Requests that wait", "For an instance, for the load of their model, or for other models' resources.",
@@ -159,6 +165,13 @@ def why() -> Row:
         time_series(
             "Time in the queue, 95 %", "What 95 % of the requests stay below.", "s",
             [Query(quantile(0.95, "vintner_queue_duration_seconds"), EACH)], runbook="VintnerQueueSlow",
+        ),
+        time_series(
+            "Longest wait",
+            "For how long the oldest request waits at present, on any server: a queue from which nothing is taken has"
+            " no other figure.",
+            "s", [Query(f"max by (model, version) ({model('vintner_queue_oldest_seconds')})", EACH)],
+            runbook="VintnerQueueStuck",
         ),
         time_series("Rows of a batch", "On average.", "none", [Query(mean("vintner_batch_rows"), EACH)]),
         time_series(
@@ -205,7 +218,7 @@ def which() -> Row:
                 ("Busy", "percentunit", model("vintner:instances:busy_ratio")),
                 ("Tokens", "short", model("vintner:generated_tokens:rate5m")),
             ],
-            hidden=["namespace", "job"], runbook="VintnerErrors",
+            runbook="VintnerErrors",
         ),
         time_series(
             "Who answers requests without a version", "By default version and canary.", "reqps",
@@ -273,7 +286,7 @@ def language_models() -> Row:
             "Time to the first token", "What half and 95 % of the requests stay below, from their arrival.", "s",
             [
                 Query(quantile(0.5, f"{family}_time_to_first_token_seconds"), f"p50 {EACH}"),
-                Query(model("vintner:first_token_seconds:p95_5m"), f"p95 {EACH}"),
+                Query(quantile(0.95, f"{family}_time_to_first_token_seconds"), f"p95 {EACH}"),
             ],
             runbook="VintnerFirstTokenSlow",
         ),
@@ -291,8 +304,8 @@ def language_models() -> Row:
         time_series(
             "Tokens per second", "In: of prompts that were read. Out: that were generated.", "short",
             [
-                Query(model("vintner:prompt_tokens:rate5m"), f"in {EACH}"),
-                Query(model("vintner:generated_tokens:rate5m"), f"out {EACH}"),
+                Query(by_version(model("vintner:prompt_tokens:rate5m")), f"in {EACH}"),
+                Query(by_version(model("vintner:generated_tokens:rate5m")), f"out {EACH}"),
             ],
         ),
         time_series(
@@ -315,7 +328,14 @@ def language_models() -> Row:
                 Query(mean(f"{family}_{part}_duration_seconds"), f"{part} {EACH}")
                 for part in ("queue", "prefill", "decode")
             ],
-            stacked=True, runbook="VintnerFirstTokenSlow",
+            runbook="VintnerFirstTokenSlow",
+        ),
+        time_series(
+            "Time of a request", "What half and 95 % of the requests stay below, from their arrival to their end.", "s",
+            [
+                Query(quantile(share, f"{family}_request_duration_seconds"), f"p{100 * share:.0f} {EACH}")
+                for share in (0.5, 0.95)
+            ],
         ),
         time_series(
             "How requests ended", "stop; length, if cut short; abort, if the client went away; error.", "reqps",

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import openai
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from server_pool import DOUBLE, LANGUAGE, ROWS
+from held_backend import held
+from infer_calls import Background
+from server_pool import DOUBLE, LANGUAGE, ROWS, ServerPool
 from tiny_chats import answer, messages
+from waiting import wait_until
 
 WAIT = 30.0
 CHAT = "capital"
@@ -39,6 +43,15 @@ def numbers(*values: int) -> list[Any]:
     return [given]
 
 
+def fill(stack: ExitStack, pool: ServerPool, number: int, places: int) -> None:
+    """A server with a request on each of its places, which stay there for as long as the stack is open."""
+    calls: list[Background] = []
+    stack.callback(lambda: [call.outcome for call in calls])
+    stack.enter_context(held(pool.models(number) / DOUBLE / "1"))
+    calls += [Background(grpc_calls(pool.servers[number].grpc)) for _ in range(places)]
+    wait_until(lambda: pool.under_way(DOUBLE)[number] == places)
+
+
 def grpc_calls(address: str, rows: int = 1, options: Sequence[tuple[str, Any]] = ()) -> Callable[[], None]:
     """On one channel, which no other client shares."""
     own = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
@@ -51,14 +64,14 @@ def grpc_calls(address: str, rows: int = 1, options: Sequence[tuple[str, Any]] =
     return call
 
 
-def rest_calls(address: str, rows: int = 1) -> Callable[[], None]:
+def rest_calls(address: str, rows: int = 1, model: str = DOUBLE) -> Callable[[], None]:
     """On one connection for each thread, as long as it is kept."""
     of_thread = threading.local()
 
     def call() -> None:
         if not hasattr(of_thread, "client"):
             of_thread.client = triton_http.InferenceServerClient(address, network_timeout=WAIT)
-        result = of_thread.client.infer(DOUBLE, pair(triton_http, rows))
+        result = of_thread.client.infer(model, pair(triton_http, rows))
         assert (result.as_numpy("output") == 2).all()
 
     return call

@@ -1,7 +1,7 @@
 """Envoy and nginx as deploy/ configures them, in front of servers of a test's.
 
 What is changed in a configuration is said here, and nothing else is: the addresses of the servers, the ports to listen
-on, and that Envoy's admin page is on any port.
+on, where a test wants it retries and the memory, and that Envoy's admin page is on any port.
 """
 
 from __future__ import annotations
@@ -66,8 +66,11 @@ def _get(url: str) -> Any:
         return json.load(reply)
 
 
-def envoy_configuration(servers: Sequence[RunningServer], *, retries: bool = True) -> Any:
+def envoy_configuration(servers: Sequence[RunningServer], *, retries: bool = True, memory: int | None = None) -> Any:
     document = yaml.safe_load(ENVOY.read_text())
+    if memory is not None:
+        (monitor,) = document["overload_manager"]["resource_monitors"]
+        monitor["typed_config"]["max_heap_size_bytes"] = memory
     document["admin"]["address"]["socket_address"]["port_value"] = 0
     resources = document["static_resources"]
     for listener in resources["listeners"]:
@@ -89,10 +92,12 @@ def _address(text: str) -> Any:
 
 
 @contextmanager
-def envoy(servers: Sequence[RunningServer], directory: Path, *, retries: bool = True) -> Iterator[Envoy]:
-    """With `retries` False, each call has a single try."""
+def envoy(
+    servers: Sequence[RunningServer], directory: Path, *, retries: bool = True, memory: int | None = None
+) -> Iterator[Envoy]:
+    """With `retries` False, each call has a single try; `memory` is what it may have, in bytes."""
     configuration, log, admin = (directory / f"envoy.{end}" for end in ("yaml", "log", "admin"))
-    configuration.write_text(yaml.safe_dump(envoy_configuration(servers, retries=retries)))
+    configuration.write_text(yaml.safe_dump(envoy_configuration(servers, retries=retries, memory=memory)))
     admin.unlink(missing_ok=True)
     options = ["--use-dynamic-base-id", "--log-level", "warning", "--admin-address-path", str(admin)]
     with log.open("w") as stderr:

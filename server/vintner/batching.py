@@ -167,6 +167,11 @@ class BatchQueue(Generic[PendingT]):
         return True
 
     @property
+    def oldest(self) -> float | None:
+        """When what has waited longest arrived; None if nothing waits. From any thread: the copy is made at once."""
+        return min((item.arrived for _, _, item in self._order.copy()), default=None)
+
+    @property
     def head(self) -> PendingT:
         """The request that is due first. The queue must not be empty."""
         return self._order[0][2]

@@ -109,7 +109,8 @@ class LanguageServable(Servable):
 
     def _gauges(self) -> Mapping[str, float]:
         requests, size = self._stepper.queued
-        return {"queue_requests": requests, "queue_bytes": size, "waiting": 0}
+        oldest = self._stepper.longest_wait
+        return {"queue_requests": requests, "queue_bytes": size, "queue_oldest": oldest, "waiting": 0}
 
     @property
     def _last_used(self) -> float:

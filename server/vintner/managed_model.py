@@ -294,7 +294,8 @@ class ManagedModel:
         if state is State.READY:
             fault = f"its change is not used: {self.fault}" if self.fault else self.mismatch
             reason = "; ".join(filter(None, (reason, fault)))
-        failed = bool(self.fault or self.mismatch or self.refusal) or (record is not None and record.failed)
+        # One that sleeps for want of room does what it is to do: the next request for it makes room, or is refused.
+        failed = bool(self.fault or self.mismatch) or (record is not None and record.failed)
         return IndexEntry(self.name, str(number), state, reason, failed)
 
     def describe(self, version: str = "") -> str:

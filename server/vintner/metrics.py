@@ -216,6 +216,10 @@ class Registry:
             "in_flight": ("vintner_requests_in_flight", "Requests that wait or run."),
             "queue_requests": ("vintner_queue_requests", "Requests that wait for an instance."),
             "queue_bytes": ("vintner_queue_bytes", "Bytes of input that wait for an instance."),
+            "queue_oldest": (
+                "vintner_queue_oldest_seconds",
+                "For how long the request has waited for an instance that has done so longest.",
+            ),
             "waiting": ("vintner_instances_waiting", "Instances that wait for resources that other models hold."),
         }
         gauges = {key: GaugeMetricFamily(name, text) for key, (name, text) in families.items()}

@@ -175,8 +175,8 @@ class ModelMetrics:
         gauges: Callable[[], Mapping[str, float]] = dict,
         pools: Callable[[], Sequence[PoolState]] = tuple,
     ) -> None:
-        """At scrape time `gauges` is asked for the current `in_flight`, `queue_requests` and `queue_bytes`, and
-        `pools` for the instances."""
+        """At scrape time `gauges` is asked for the current `in_flight`, `queue_requests`, `queue_bytes` and
+        `queue_oldest`, and `pools` for the instances."""
         self.model = model
         self.version = version
         self.labels = label_pairs({"model": model, "version": version})

@@ -99,6 +99,12 @@ class Scheduler:
         return len(self._queue), self._queue.bytes
 
     @property
+    def longest_wait(self) -> float:
+        """Seconds for which what has waited longest has done so; 0 if nothing waits."""
+        oldest = self._queue.oldest
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
+    @property
     def instances(self) -> tuple[int, int]:
         """Busy ones, and all that are in service; those that wait for resources are not busy."""
         states = self.pools

@@ -99,6 +99,17 @@ class Stepper:
         return len(self._queue), self._queue.bytes
 
     @property
+    def longest_wait(self) -> float:
+        """Seconds for which the request has waited that has done so longest, of those of which the engine has nothing
+        yet; 0 if there is none."""
+        with self._changed:
+            oldest = self._queue.oldest
+            arrivals = [call.arrived for call in self._calls if not call.admitted]
+        if oldest is not None:
+            arrivals.append(oldest)
+        return max(0.0, self._clock() - min(arrivals)) if arrivals else 0.0
+
+    @property
     def busy(self) -> bool:
         """Whether sequences are in the engine, or about to be."""
         return bool(self._running or self._ready or self._trial)

@@ -146,6 +146,7 @@ class TensorServable(Servable):
         return {
             "queue_requests": requests,
             "queue_bytes": size,
+            "queue_oldest": self._scheduler.longest_wait,
             "waiting": self._scheduler.awaiting_resources,
         }
 

@@ -11,7 +11,7 @@ import grpc
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from balanced_calls import WAIT, grpc_calls, pair, rest_calls
+from balanced_calls import WAIT, fill, grpc_calls, pair, rest_calls
 from fake_backend import fake_model, write_model
 from front_proxy import Envoy, Proxy, envoy
 from held_backend import held
@@ -91,15 +91,6 @@ def test_deadlines_and_cancellations_reach_the_server(pool: ServerPool, proxy: E
     wait_until(lambda: sum(pool.under_way(SLOW)) == 0)
 
 
-def fill(stack: ExitStack, pool: ServerPool, number: int) -> None:
-    """A server with a request on each of its places, which stay there for as long as the stack is open."""
-    calls: list[Background] = []
-    stack.callback(lambda: [call.outcome for call in calls])
-    stack.enter_context(held(pool.models(number) / DOUBLE / "1"))
-    calls += [Background(grpc_calls(pool.servers[number].grpc)) for _ in range(PLACES)]
-    wait_until(lambda: pool.under_way(DOUBLE)[number] == PLACES)
-
-
 def refused(pool: ServerPool) -> list[float]:
     return [server.counter("vintner_rejected_requests_total", outcome="queue_full") for server in pool.servers]
 
@@ -110,7 +101,7 @@ def test_what_one_server_has_no_place_for_goes_to_another_one(
 ) -> None:
     call, before, refused_before = calls(proxy), pool.answered(), refused(pool)
     with ExitStack() as stack:
-        fill(stack, pool, 0)
+        fill(stack, pool, 0, PLACES)
         for _ in range(20):
             call()
         assert more(before, pool.answered()) == [0, 20]
@@ -125,8 +116,8 @@ def test_overload_of_all_is_told_after_one_more_try(
     """And takes no server out, which would leave less for all."""
     call, before = calls(proxy), refused(pool)
     with ExitStack() as stack:
-        fill(stack, pool, 0)
-        fill(stack, pool, 1)
+        fill(stack, pool, 0, PLACES)
+        fill(stack, pool, 1, PLACES)
         for _ in range(5):
             with pytest.raises(InferenceServerException) as caught:
                 call()
@@ -136,6 +127,33 @@ def test_overload_of_all_is_told_after_one_more_try(
             assert proxy.statistics(cluster)["outlier_detection.ejections_enforced_total"] == 0
     assert proxy.healthy() == (2, 2)
     call()
+
+
+def test_what_there_is_no_memory_for_is_refused_and_what_is_under_way_is_answered(
+    pool: ServerPool, tmp_path: Path
+) -> None:
+    """Requests are kept for a second try, so memory is what bounds them."""
+    with envoy(pool.servers, tmp_path, memory=64 << 20) as proxy, ExitStack() as stack:
+        wait_until(lambda: proxy.healthy() == (2, 2))
+        locks = stack.enter_context(ExitStack())
+        for number in range(2):
+            locks.enter_context(held(pool.models(number) / DOUBLE / "1"))
+        large = [Background(rest_calls(proxy.http, (16 << 20) // ROW)) for _ in range(4)]
+        small = rest_calls(proxy.http, model=SLOW)
+
+        def refused() -> bool:
+            try:
+                small()
+            except InferenceServerException as exc:
+                if exc.status() != "503":
+                    raise
+                return True
+            return False
+
+        wait_until(refused)
+        locks.close()
+        assert [call.outcome for call in large] == [None] * 4
+        wait_until(lambda: not refused())
 
 
 @pytest.fixture

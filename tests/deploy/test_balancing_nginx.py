@@ -8,20 +8,25 @@ from contextlib import ExitStack
 
 import grpc
 import pytest
-from balanced_calls import ENDLESS, WAIT, chat_calls, grpc_calls, openai_client, rest_calls, stream_calls
+from balanced_calls import ENDLESS, WAIT, chat_calls, fill, grpc_calls, openai_client, rest_calls, stream_calls
 from front_proxy import Proxy, nginx
 from held_backend import held
 from server_pool import LANGUAGE, SLOW, ServerPool, more, server_pool
 from steady_load import steady_load
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import InferenceServerException
 from waiting import wait_until
 
 ENDS = 40.0
+PLACES = 16
+"""More than the other tests take at the same time."""
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPool]:
-    with server_pool(tmp_path_factory.mktemp("pool"), 2, "--drain-seconds=1", language=True) as pool:
+    with server_pool(
+        tmp_path_factory.mktemp("pool"), 2, "--drain-seconds=1", f"--max-concurrent-requests={PLACES}", language=True
+    ) as pool:
         yield pool
 
 
@@ -70,6 +75,21 @@ def test_a_cancellation_reaches_the_server(pool: ServerPool, proxy: Proxy) -> No
         wait_until(lambda: sum(pool.under_way(SLOW)) == 1)
         call.cancel()
         wait_until(lambda: sum(pool.answered(SLOW, "cancelled")) == before + 1)
+
+
+def test_overload_is_told_to_those_whom_it_meets_and_costs_nobody_else_a_call(pool: ServerPool, proxy: Proxy) -> None:
+    """A server that says that it is full is there: were it counted as gone, nothing would be left to ask."""
+    call = rest_calls(proxy.http)
+    with ExitStack() as stack:
+        for number in range(2):
+            fill(stack, pool, number, PLACES)
+        for _ in range(5):
+            with pytest.raises(InferenceServerException) as caught:
+                call()
+            assert caught.value.status() == "503", "the server's own answer"
+            assert "Exceeds maximum" in caught.value.message()
+    for _ in range(10):
+        call()
 
 
 def all_kinds(proxy: Proxy) -> list[Callable[[], None]]:

@@ -129,3 +129,28 @@ def test_what_the_dashboard_has_recorded_is_recorded() -> None:
     used = {name for _, query in queries() for name in metric_names(substituted(query)) if ":" in name}
     assert used <= recorded().keys()
     assert len(used) >= 9
+
+
+def test_what_is_chosen_of_several_jobs_is_one_line_for_each_version() -> None:
+    """What is asked for has no label that the legend has not, or lines could not be told apart."""
+    told = {"model", "version", "outcome", "reason", "role", "device", "instance", "le"}
+    by = re.compile(r"\bby \(([^)]*)\)")
+    for panel in panels():
+        for target in panel["targets"] if panel["type"] == "timeseries" else ():
+            legend, query = set(re.findall(r"{{(\w+)}}", target["legendFormat"])), target["expr"]
+            if "instance" in legend:
+                continue
+            assert by.search(query) or query.startswith("sum("), panel["title"]
+            for labels in by.findall(query):
+                assert set(labels.split(", ")) - {"le"} <= legend <= told, panel["title"]
+
+
+def test_means_of_several_models_are_not_added_up() -> None:
+    for panel in panels():
+        if panel["type"] == "timeseries" and panel["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] == "normal":
+            assert panel["fieldConfig"]["defaults"]["unit"] not in ("s", "percentunit"), panel["title"]
+
+
+def test_no_server_at_all_is_none_and_not_no_data() -> None:
+    (servers,) = (panel for panel in panels() if (panel["title"], panel["type"]) == ("Servers", "stat"))
+    assert servers["targets"][0]["expr"].endswith("or vector(0)")

@@ -153,6 +153,7 @@ def test_models_make_room_for_each_other_and_the_budget_holds(root: Path, start:
         return {entry[0] for entry, (state, _) in index(server).items() if state == "READY"}
 
     assert len(resident()) == 2, "there was no room for more at the start"
+    assert server.counter("vintner_model_faults") == 0, "to sleep is no fault"
     for _ in range(3):
         for protocol in PROTOCOLS:
             for name in "abc":
@@ -174,6 +175,7 @@ def test_models_make_room_for_each_other_and_the_budget_holds(root: Path, start:
             message = refuse(server, protocol, Inference(model="c"), "UNAVAILABLE").message
             assert "it needs 10.0 MiB of the 20.0 MiB" in message
             assert "other models, which are in use, take the rest" in message
+        assert server.counter("vintner_model_faults") == 1, "that of the giant, for which there never is room"
     assert [values(call.outcome) for call in busy] == [[2, 4]] * 2
     assert values(answer(server, "rest", Inference(model="c"))) == [2, 4]
 

@@ -112,7 +112,9 @@ def test_a_level_that_is_full_refuses_only_its_own(server: RunningServer, models
     line = Line(server, protocol, "levels")
     with held(models / "levels" / "1"):
         line.send(0.0)
+        assert server.counter("vintner_queue_oldest_seconds", model="levels") == 0
         line.send(1.0, priority=3)
+        assert server.counter("vintner_queue_oldest_seconds", model="levels") > 0
         with pytest.raises(InferenceServerException, match="Exceeds maximum queue size: 1 requests of priority 3"):
             infer(server, protocol, "levels", 2.0, priority=3)
         line.send(3.0, priority=2)

@@ -127,6 +127,23 @@ def test_requests_that_wait_form_the_next_batch_and_get_their_own_rows(bench: Be
     assert bench.instance.batches == [[0.0], [1.0, 2.0, 3.0, 4.0]]
 
 
+def test_the_longest_wait_is_that_of_the_oldest_whatever_is_due_first(clock: HandClock) -> None:
+    """A queue from which nothing is taken has waits of which none has ended."""
+    bench = Bench()
+    assert bench.scheduler.longest_wait == 0
+    running = bench.occupy()
+    assert bench.scheduler.longest_wait == 0, "what runs does not wait"
+    first = bench.queue(call(1.0, level=2))
+    clock.forward(2)
+    urgent = bench.queue(call(2.0))
+    clock.forward(3)
+    assert bench.scheduler.longest_wait == 5
+    bench.release(2)
+    for future in (running, first, urgent):
+        future.result(WAIT)
+    assert bench.scheduler.longest_wait == 0
+
+
 def test_different_signatures_are_not_mixed(bench: Bench) -> None:
     bench.occupy()
     waiting = [bench.queue(call(1.0, signature="a")), bench.queue(call(2.0, signature="b"))]

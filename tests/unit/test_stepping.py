@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Event
 
 import pytest
@@ -81,7 +81,11 @@ class World:
     """An engine with a stepper in front."""
 
     def __init__(
-        self, engine: FakeEngine | None = None, limits: QueueLimits | None = None, timeout: float | None = None
+        self,
+        engine: FakeEngine | None = None,
+        limits: QueueLimits | None = None,
+        timeout: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine or FakeEngine()
         self.metrics = GenerationMetrics()
@@ -92,6 +96,7 @@ class World:
             metrics=self.metrics,
             alarms=AlarmClock(),
             timeout=timeout,
+            clock=clock,
             closed=self.closed.set,
         )
 
@@ -231,6 +236,23 @@ def test_who_goes_away_in_the_queue_leaves_it_at_once() -> None:
     assert first.text() == "abcde"
     assert world.engine.added == ["edcba|"]
     assert world.metrics.ended["abort"] == 1
+    world.end()
+
+
+def test_the_longest_wait_is_of_requests_of_which_the_engine_has_nothing() -> None:
+    now = [1000.0]
+    world = World(FakeEngine(most=1), clock=lambda: now[0])
+    first = world.ask("edcba", n=2)
+    world.until_running(1)
+    now[0] += 60
+    assert world.stepper.longest_wait == 0, "one of its sequences is there"
+    second = world.ask("ba")
+    now[0] += 7
+    world.ask("dc")
+    assert world.stepper.longest_wait == 7
+    world.run()
+    assert [first.text(), second.text()] == ["abcde", "ab"]
+    wait_until(lambda: world.stepper.longest_wait == 0)
     world.end()
 
 
