@@ -209,7 +209,7 @@ def test_a_modelcar_is_waited_for_and_followed_to_another_one(
     shutil.copytree(MODELS / "digits" / "1", place / "image" / "models")
     shutil.copytree(MODELS / "digits", place / "next" / "models", ignore=shutil.ignore_patterns("config.yaml"))
     process = waiting(port, "--repository-poll-seconds=0.2", "--log-format=text")
-    assert (status_of(port, "/v2/health/ready"), status_of(port, "/v2/models/s/ready")) == (503, 404)
+    assert (status_of(port, "/v2/health/ready"), status_of(port, "/v2/models/s/ready")) == (503, 503)
     reason = f"waiting for models, not ready, since 0 s: {mount / 'models'}: No such file or directory"
     wait_until(lambda: reason in log.read_text())
     with modelcar(place / "image", mount / "models"):
