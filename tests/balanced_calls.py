@@ -16,7 +16,7 @@ import tritonclient.http as triton_http
 from server_pool import DOUBLE, LANGUAGE, ROWS
 from tiny_chats import answer, messages
 
-WAIT = 30.0
+WAIT = 60.0
 CHAT = "capital"
 ENDLESS: dict[str, Any] = {
     "model": LANGUAGE, "messages": messages(CHAT), "stream": True, "temperature": 0,

@@ -15,7 +15,6 @@ from relay import Relay
 from running_server import ROOT
 from server_pool import ServerPool, more, server_pool
 from steady_load import steady_load
-from tritonclient.utils import InferenceServerException
 from waiting import wait_until
 
 ENDS = 40.0
@@ -117,16 +116,17 @@ def test_a_channel_with_round_robin_loses_no_call_with_a_server(pool: ServerPool
 
 
 def test_connections_of_a_certain_age_end_so_that_a_channel_finds_other_servers(tmp_path: Path) -> None:
-    """A call may be lost where this machine holds the client up just as its connection ends."""
+    """A call may be lost with each that ends, where this machine holds the client up just then."""
     with server_pool(tmp_path, 2, "--grpc-max-connection-age-seconds=0.5") as pool:
         service = Connections(pool)
         with steady_load([grpc_calls(service.address)]) as load:
             wait_until(lambda: min(pool.answered()) > 20)
         service.close()
-    for error in load.errors():
-        assert isinstance(error, InferenceServerException)
-        assert error.status() == "StatusCode.UNAVAILABLE"
-    assert len(load.errors()) < len(load.outcomes) / 10
+    errors = load.errors()
+    others = [each for each in errors if getattr(each, "status", lambda: "")() != "StatusCode.UNAVAILABLE"]
+    assert others == []
+    assert len(errors) < service.connections, errors
+    assert len(load.outcomes) - len(errors) > 40
 
 
 def test_the_program_in_the_docs_uses_all_servers(pool: ServerPool) -> None:

@@ -293,11 +293,12 @@ def test_a_runtime_for_one_model_refuses_the_agents_calls_and_follows_the_files_
 
 def test_a_pod_that_is_told_to_stop_is_not_ready_at_once_serves_on_and_ends(tmp_path: Path, start: Start) -> None:
     container = runtime("vintner")["spec"]["containers"][0]
-    user = [f"--model_dir={MODELS / 'digits_onnx'}", f"--cache-dir={tmp_path / 'cache'}", "--drain-seconds=2"]
-    server = start(*rendered(container, {"name": "s"}, user))
-    assert (server.request("GET", "/v2/health/ready")[0], infer(server, "s")) == (200, 200)
-    server.process.terminate()
-    wait_until(lambda: server.request("GET", "/v2/health/ready")[0] != 200)
-    assert infer(server, "s") == 200
-    assert server.request("GET", "/v2/health/live")[0] == 200
-    assert server.process.wait(STOP) == 0
+    user = [f"--model_dir={MODELS / 'digits_onnx'}", f"--cache-dir={tmp_path / 'cache'}"]
+    drains = start(*rendered(container, {"name": "s"}, [*user, "--drain-seconds=1000"]))
+    assert (drains.request("GET", "/v2/health/ready")[0], infer(drains, "s")) == (200, 200)
+    drains.process.terminate()
+    wait_until(lambda: drains.request("GET", "/v2/health/ready")[0] != 200)
+    assert infer(drains, "s") == 200
+    assert drains.request("GET", "/v2/health/live")[0] == 200
+    drains.kill()
+    assert start(*rendered(container, {"name": "s"}, [*user, "--drain-seconds=0.5"])).terminate() == 0
