@@ -6,7 +6,7 @@ import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,10 +66,10 @@ def several(pool: ServerPool) -> str:
     return "ipv4:" + ",".join(server.grpc for server in pool.servers)
 
 
-def service_config() -> str:
-    """The page's own."""
+def round_robin(pool: ServerPool) -> Callable[[], None]:
+    """With the page's own configuration, on a channel that soon looks again for a server that was away."""
     (found,) = SERVICE_CONFIG.findall(PAGE.read_text())
-    return found
+    return grpc_calls(several(pool), options=[("grpc.service_config", found), ("grpc.max_reconnect_backoff_ms", 100)])
 
 
 def test_one_channel_stays_with_one_server(pool: ServerPool, service: Connections) -> None:
@@ -87,7 +87,7 @@ def test_a_channel_that_knows_all_servers_uses_one_unless_it_is_told_otherwise(p
 
 
 def test_a_channel_with_round_robin_uses_all(pool: ServerPool) -> None:
-    call = grpc_calls(several(pool), options=[("grpc.service_config", service_config())])
+    call = round_robin(pool)
 
     def calls_both() -> bool:
         """The second connection may not be there at the first call."""
@@ -101,7 +101,7 @@ def test_a_channel_with_round_robin_uses_all(pool: ServerPool) -> None:
 
 @pytest.mark.parametrize("how", ["told to stop", "killed"])
 def test_a_channel_with_round_robin_loses_no_call_with_a_server(pool: ServerPool, how: str) -> None:
-    calls = [grpc_calls(several(pool), options=[("grpc.service_config", service_config())]) for _ in range(4)]
+    calls = [round_robin(pool) for _ in range(4)]
     with steady_load(calls) as load:
         wait_until(lambda: min(pool.answered()) > 20)
         if how == "killed":
