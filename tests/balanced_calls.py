@@ -20,7 +20,7 @@ from server_pool import DOUBLE, LANGUAGE, ROWS, ServerPool
 from tiny_chats import answer, messages
 from waiting import wait_until
 
-WAIT = 30.0
+WAIT = 60.0
 CHAT = "capital"
 ENDLESS: dict[str, Any] = {
     "model": LANGUAGE, "messages": messages(CHAT), "stream": True, "temperature": 0,

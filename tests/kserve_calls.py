@@ -7,8 +7,12 @@ taken. So nothing here is imported beside tritonclient, and what goes in and out
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -51,6 +55,18 @@ class Question:
         )
 
 
+def prepare(place: Path) -> None:
+    """What the process does first. Should it crash, it says where."""
+    os.chdir(place)
+    faulthandler.enable()
+
+
+@cache
+def runner() -> asyncio.Runner:
+    """One for all calls: grpc has one poller for a process, which would go from event loop to event loop."""
+    return asyncio.Runner()
+
+
 def over_rest(address: str, ask: Callable[[Any, str], Awaitable[Any]], protocol: str = "v2") -> Any:
     """What the REST client answers when it is asked about this server."""
     import kserve
@@ -62,7 +78,7 @@ def over_rest(address: str, ask: Callable[[Any, str], Awaitable[Any]], protocol:
         finally:
             await client.close()
 
-    return asyncio.run(run())
+    return runner().run(run())
 
 
 def over_grpc(address: str, ask: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -72,7 +88,7 @@ def over_grpc(address: str, ask: Callable[[Any], Awaitable[Any]]) -> Any:
         async with kserve.InferenceGRPCClient(address) as client:
             return await ask(client)
 
-    return asyncio.run(run())
+    return runner().run(run())
 
 
 def readiness_over_rest(address: str, models: Sequence[str]) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +29,8 @@ class ServerPool:
         self.environment = {"PYTHONPATH": os.pathsep.join([str(install(site)), os.environ.get("PYTHONPATH", "")])}
         for number in range(size):
             _write_models(self.models(number), language)
-        self.servers = [self._started(number) for number in range(size)]
+        with ThreadPoolExecutor(size) as starters:
+            self.servers = list(starters.map(self._started, range(size)))
 
     def models(self, number: int) -> Path:
         return self._directory / f"models-{number}"

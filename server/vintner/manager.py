@@ -18,7 +18,7 @@ from vintner import memory, traffic_metrics
 from vintner.backend import Backends
 from vintner.catalogue import Catalogue
 from vintner.core_shares import CORES
-from vintner.errors import InvalidArgument, ModelNotReady, NotFound, nearest
+from vintner.errors import InvalidArgument, ModelNotReady, NotFound, VintnerError, nearest
 from vintner.lifecycle import State
 from vintner.loaders import Loaders
 from vintner.loading import Loading, Opener
@@ -39,6 +39,7 @@ UNLOAD_WAIT: Final = 30.0
 """Seconds for which a call that unloads a model waits for its last requests."""
 
 MISSING: Final = "it is not in the model repository"
+UNREAD: Final = "the model repository has not been read yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,8 +401,10 @@ class Manager:
             return NotFound(f"Request for unknown model: '{name}' version {version} is not found")
         return ModelNotReady(f"model '{name}' version {version} is not at ready state: {model.describe(version)}")
 
-    def _not_known(self, name: str) -> NotFound:
-        """Needs the lock."""
+    def _not_known(self, name: str) -> VintnerError:
+        """Needs the lock. What is not there may only not have been looked for: a client is not to give up on it."""
+        if not self._aspired:
+            return ModelNotReady(f"model '{name}' is not ready: {UNREAD}")
         return _unknown(name, nearest(name, self._models) if len(self._models) <= 20 else "")
 
     def labelled(self, name: str, label: str) -> str:
@@ -444,7 +447,7 @@ class Manager:
         if self._was_ready:
             return
         if not self._aspired:
-            yield "the model repository has not been read yet"
+            yield UNREAD
             return
         held_up = False
         # First those that are likely to; then all, for what was busy may have come to its end since, well or badly.

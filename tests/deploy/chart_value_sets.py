@@ -7,15 +7,20 @@ may change what is returned.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import yaml
 from deploy.helm_render import RELEASE, Object, Values, render_helm3, render_helm4, templates_alone
 
 FOLDER: Final = Path(__file__).parent / "value_sets"
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ def _read(name: str) -> Mapping[str, Any]:
 
 ADMITTED: Final[Mapping[str, Values]] = _read("admitted.yaml")
 REFUSED: Final[Mapping[str, Refused]] = {name: Refused(**each) for name, each in _read("refused.yaml").items()}
+NAMES: Final = [*ADMITTED, *REFUSED]
+AHEAD: Final = 4
 
 
 @functools.cache
@@ -41,6 +48,22 @@ def objects_of(name: str, release: str = RELEASE) -> Sequence[Object]:
     return render_helm4(ADMITTED[name], release=release, chart=templates_alone())
 
 
-@functools.cache
 def helm3_objects_of(name: str) -> Sequence[Object]:
-    return render_helm3(ADMITTED[name])
+    return by_helm3(render_helm3, name)
+
+
+def by_helm3(call: Callable[[Values], T], name: str) -> T:
+    """What Helm 3 says of a set, admitted or refused. The next sets are begun meanwhile: each takes a process 0.1 s."""
+    for each in NAMES[NAMES.index(name) :][:AHEAD]:
+        _begun(call, each)
+    return cast(T, _begun(call, name).result())
+
+
+@functools.cache
+def _begun(call: Callable[[Values], Any], name: str) -> Future[Any]:
+    return _processes().submit(call, ADMITTED[name] if name in ADMITTED else REFUSED[name].values)
+
+
+@functools.cache
+def _processes() -> Executor:
+    return ThreadPoolExecutor(os.cpu_count())

@@ -6,7 +6,7 @@ import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ from relay import Relay
 from running_server import ROOT
 from server_pool import ServerPool, more, server_pool
 from steady_load import steady_load
-from tritonclient.utils import InferenceServerException
 from waiting import wait_until
 
 ENDS = 40.0
@@ -67,10 +66,10 @@ def several(pool: ServerPool) -> str:
     return "ipv4:" + ",".join(server.grpc for server in pool.servers)
 
 
-def service_config() -> str:
-    """The page's own."""
+def round_robin(pool: ServerPool) -> Callable[[], None]:
+    """With the page's own configuration, on a channel that soon looks again for a server that was away."""
     (found,) = SERVICE_CONFIG.findall(PAGE.read_text())
-    return found
+    return grpc_calls(several(pool), options=[("grpc.service_config", found), ("grpc.max_reconnect_backoff_ms", 100)])
 
 
 def test_one_channel_stays_with_one_server(pool: ServerPool, service: Connections) -> None:
@@ -88,7 +87,7 @@ def test_a_channel_that_knows_all_servers_uses_one_unless_it_is_told_otherwise(p
 
 
 def test_a_channel_with_round_robin_uses_all(pool: ServerPool) -> None:
-    call = grpc_calls(several(pool), options=[("grpc.service_config", service_config())])
+    call = round_robin(pool)
 
     def calls_both() -> bool:
         """The second connection may not be there at the first call."""
@@ -102,7 +101,7 @@ def test_a_channel_with_round_robin_uses_all(pool: ServerPool) -> None:
 
 @pytest.mark.parametrize("how", ["told to stop", "killed"])
 def test_a_channel_with_round_robin_loses_no_call_with_a_server(pool: ServerPool, how: str) -> None:
-    calls = [grpc_calls(several(pool), options=[("grpc.service_config", service_config())]) for _ in range(4)]
+    calls = [round_robin(pool) for _ in range(4)]
     with steady_load(calls) as load:
         wait_until(lambda: min(pool.answered()) > 20)
         if how == "killed":
@@ -117,16 +116,17 @@ def test_a_channel_with_round_robin_loses_no_call_with_a_server(pool: ServerPool
 
 
 def test_connections_of_a_certain_age_end_so_that_a_channel_finds_other_servers(tmp_path: Path) -> None:
-    """A call may be lost where this machine holds the client up just as its connection ends."""
+    """A call may be lost with each that ends, where this machine holds the client up just then."""
     with server_pool(tmp_path, 2, "--grpc-max-connection-age-seconds=0.5") as pool:
         service = Connections(pool)
         with steady_load([grpc_calls(service.address)]) as load:
             wait_until(lambda: min(pool.answered()) > 20)
         service.close()
-    for error in load.errors():
-        assert isinstance(error, InferenceServerException)
-        assert error.status() == "StatusCode.UNAVAILABLE"
-    assert len(load.errors()) < len(load.outcomes) / 10
+    errors = load.errors()
+    others = [each for each in errors if getattr(each, "status", lambda: "")() != "StatusCode.UNAVAILABLE"]
+    assert others == []
+    assert len(errors) < service.connections, errors
+    assert len(load.outcomes) - len(errors) > 40
 
 
 def test_the_program_in_the_docs_uses_all_servers(pool: ServerPool) -> None:

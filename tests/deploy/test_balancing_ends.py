@@ -39,6 +39,11 @@ def proxy(request: pytest.FixtureRequest, pool: ServerPool, tmp_path: Path) -> I
 
 
 @pytest.fixture
+def without_retries(pool: ServerPool, tmp_path: Path) -> Iterator[Envoy]:
+    yield from in_front(pool, tmp_path, retries=False)
+
+
+@pytest.fixture
 def as_shipped(pool: ServerPool, tmp_path: Path) -> Iterator[Envoy]:
     yield from in_front(pool, tmp_path, retries=True)
 
@@ -72,13 +77,13 @@ def test_a_killed_server_costs_no_call_and_comes_back(pool: ServerPool, proxy: E
     assert load.errors(after=noticed) == []
 
 
-def test_a_server_that_is_told_to_stop_costs_no_call(pool: ServerPool, proxy: Envoy) -> None:
-    """Not even where no call is tried again: it is not ready first, and ends when nothing comes any more."""
+def test_a_server_that_is_told_to_stop_costs_no_call(pool: ServerPool, without_retries: Envoy) -> None:
+    """Even where no call is tried again: it is not ready first, and ends when nothing comes any more."""
     calls = [
-        *(grpc_calls(proxy.grpc) for _ in range(2)),
-        *(rest_calls(proxy.http) for _ in range(2)),
-        stream_calls(proxy.grpc),
-        chat_calls(proxy.http),
+        *(grpc_calls(without_retries.grpc) for _ in range(2)),
+        *(rest_calls(without_retries.http) for _ in range(2)),
+        stream_calls(without_retries.grpc),
+        chat_calls(without_retries.http),
     ]
     with steady_load(calls) as load:
         load.wait_for_more()

@@ -15,7 +15,7 @@ from balanced_calls import WAIT, fill, grpc_calls, pair, rest_calls
 from fake_backend import fake_model, write_model
 from front_proxy import Envoy, Proxy, envoy
 from held_backend import held
-from infer_calls import ARRIVES, Background
+from infer_calls import Background
 from running_server import RunningServer, start_server
 from server_pool import DOUBLE, SLOW, ServerPool, more, server_pool
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -23,6 +23,8 @@ from tritonclient.utils import InferenceServerException
 from waiting import wait_until
 
 PLACES = 8
+SOON = 0.3
+"""Seconds."""
 ROW = 8
 """Bytes."""
 
@@ -81,13 +83,17 @@ def test_deadlines_and_cancellations_reach_the_server(pool: ServerPool, proxy: E
         for number in range(2):
             stack.enter_context(held(pool.models(number) / SLOW / "1"))
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        late = stub.ModelInfer.future(message, timeout=ARRIVES)
         dropped = stub.ModelInfer.future(message, timeout=WAIT)
-        wait_until(lambda: sum(pool.under_way(SLOW)) == 2)
+        wait_until(lambda: sum(pool.under_way(SLOW)) == 1)
         dropped.cancel()
         wait_until(lambda: given_up() == before + 1)
-        assert late.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        wait_until(lambda: given_up() == before + 2)
+
+        def too_late_at_the_server() -> bool:
+            """On a busy machine it may be too late before that."""
+            assert stub.ModelInfer.future(message, timeout=SOON).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            return given_up() > before + 1
+
+        wait_until(too_late_at_the_server)
     wait_until(lambda: sum(pool.under_way(SLOW)) == 0)
 
 

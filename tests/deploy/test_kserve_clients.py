@@ -5,7 +5,6 @@ One server for each runtime, with another kind of model and layout: IR, ONNX by 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +26,8 @@ from model_builders import onnx_doubling, openvino_doubling
 from openai import OpenAI
 from running_server import ROOT, RunningServer
 
-WAIT = 60.0
+WAIT = 100.0
+"""Seconds; the first call waits for a process that imports kserve, which is large."""
 MODELS = ROOT / "model_repository"
 MOUNTS = {
     "vintner": MODELS / "digits" / "1",
@@ -54,7 +54,7 @@ Serve = Callable[[str], RunningServer]
 def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call]:
     """Calls a function in a process that has KServe's messages."""
     place: Path = tmp_path_factory.mktemp("kserve")
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=os.chdir, initargs=(place,)) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=kserve_calls.prepare, initargs=(place,)) as pool:
         yield lambda function, *arguments: pool.submit(function, *arguments).result(WAIT)
 
 

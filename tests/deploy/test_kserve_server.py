@@ -227,7 +227,7 @@ def test_a_modelcar_is_waited_for_and_followed_to_another_one(
     shutil.copytree(MODELS / "digits" / "1", place / "image" / "models")
     shutil.copytree(MODELS / "digits", place / "next" / "models", ignore=shutil.ignore_patterns("config.yaml"))
     process = waiting(port, "--repository-poll-seconds=0.2", "--log-format=text")
-    assert (status_of(port, "/v2/health/ready"), status_of(port, "/v2/models/s/ready")) == (503, 404)
+    assert (status_of(port, "/v2/health/ready"), status_of(port, "/v2/models/s/ready")) == (503, 503)
     reason = f"waiting for models, not ready, since 0 s: {mount / 'models'}: No such file or directory"
     wait_until(lambda: reason in log.read_text())
     with modelcar(place / "image", mount / "models"):
@@ -311,11 +311,12 @@ def test_a_runtime_for_one_model_refuses_the_agents_calls_and_follows_the_files_
 
 def test_a_pod_that_is_told_to_stop_is_not_ready_at_once_serves_on_and_ends(tmp_path: Path, start: Start) -> None:
     container = runtime("vintner")["spec"]["containers"][0]
-    user = [f"--model_dir={MODELS / 'digits_onnx'}", f"--cache-dir={tmp_path / 'cache'}", "--drain-seconds=2"]
-    server = start(*rendered(container, {"name": "s"}, user))
-    assert (server.request("GET", "/v2/health/ready")[0], infer(server, "s")) == (200, 200)
-    server.process.terminate()
-    wait_until(lambda: server.request("GET", "/v2/health/ready")[0] != 200)
-    assert infer(server, "s") == 200
-    assert server.request("GET", "/v2/health/live")[0] == 200
-    assert server.process.wait(STOP) == 0
+    user = [f"--model_dir={MODELS / 'digits_onnx'}", f"--cache-dir={tmp_path / 'cache'}"]
+    drains = start(*rendered(container, {"name": "s"}, [*user, "--drain-seconds=1000"]))
+    assert (drains.request("GET", "/v2/health/ready")[0], infer(drains, "s")) == (200, 200)
+    drains.process.terminate()
+    wait_until(lambda: drains.request("GET", "/v2/health/ready")[0] != 200)
+    assert infer(drains, "s") == 200
+    assert drains.request("GET", "/v2/health/live")[0] == 200
+    drains.kill()
+    assert start(*rendered(container, {"name": "s"}, [*user, "--drain-seconds=0.5"])).terminate() == 0

@@ -112,9 +112,14 @@ def exported(server: RunningServer) -> set[str]:
 
 
 def test_all_targets_are_up_and_of_the_job_in_the_docs(prometheus: RunningPrometheus) -> None:
-    found = [(target["labels"]["job"], target["health"]) for target in prometheus.get("targets")["activeTargets"]]
-    assert found == [("vintner", "up")]
-    assert prometheus.query("vintner_ready == 1")
+    def health() -> Sequence[str]:
+        """Not up for the moment if this machine was too busy for a scrape."""
+        targets = prometheus.get("targets")["activeTargets"]
+        assert [target["labels"]["job"] for target in targets] == ["vintner"]
+        return [target["health"] for target in targets]
+
+    wait_until(lambda: health() == ["up"])
+    wait_until(lambda: prometheus.query("vintner_ready == 1"))
 
 
 def test_the_rules_that_are_loaded_are_ours_and_all_well(prometheus: RunningPrometheus) -> None:
@@ -135,7 +140,8 @@ def test_a_recording_rule_gives_values_after_traffic(prometheus: RunningPromethe
         assert value >= 0
 
 
-def test_what_was_recorded_is_what_was_asked(prometheus: RunningPrometheus) -> None:
+def test_what_was_recorded_is_what_was_asked(prometheus: RunningPrometheus, server: RunningServer) -> None:
+    ask(server)  # anew: what is recorded of the last minute may be past
     for name in ("requests:rate5m", "prompt_tokens:rate5m", "generated_tokens:rate5m", "first_token_seconds:p95_5m"):
         wait_until(lambda name=name: prometheus.query(f'vintner:{name}{{model="tiny_llm"}} > 0'))
     wait_until(lambda: prometheus.query('vintner:queue_seconds:mean1m{job="vintner"} > 0'))

@@ -211,6 +211,16 @@ def test_nothing_is_ready_before_the_repository_was_read(world: World) -> None:
     assert list(world.manager.holdups(strict=False)) == ["the model repository has not been read yet"]
 
 
+@pytest.mark.parametrize("version", ["", "1"])
+def test_no_model_is_unknown_before_the_repository_was_read(world: World, version: str) -> None:
+    """A proxy takes a server that just starts for one that is not ready, and a client tries again."""
+    with pytest.raises(ModelNotReady, match="model 'm' is not ready: the model repository has not been read yet"):
+        world.manager.lease("m", version)
+    world.manager.aspire(scan([world.root], world.backends))
+    with pytest.raises(NotFound):
+        world.manager.lease("m", version)
+
+
 def test_a_model_that_is_still_loading_says_so(world: World) -> None:
     write_model(world.root / "m")
     entered, gate = threading.Event(), threading.Event()
