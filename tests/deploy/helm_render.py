@@ -1,4 +1,4 @@
-"""Renders, lints and packages the chart, by Helm 3's command line and by Helm 4 as a library.
+"""Renders, lints and packages the chart, by Helm 3's command line and by Helm 4 in a process of its own.
 
 Knows nothing of what the objects mean. Helm 4 takes 2 ms and always says Kubernetes 1.36 to the templates; Helm 3 takes
 100 ms, and the version and the further API versions can be chosen.
@@ -19,8 +19,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import helm_python
 import yaml
+
+from deploy import helm4_process
 
 CHART: Final = Path(__file__).parents[2] / "helm" / "vintner"
 RELEASE: Final = "cellar"
@@ -64,7 +65,7 @@ def render_helm4(
     """The objects of a release, in no particular order."""
     try:
         files = _files(chart, json.dumps(values or {}), release, namespace)
-    except helm_python.HelmError as exc:
+    except helm4_process.Refused as exc:
         raise ChartRefused(str(exc)) from exc
     manifests = {name: text for name, text in files.items() if not name.endswith("NOTES.txt")}
     return [document for name in sorted(manifests) for document in parse_objects(manifests[name])]
@@ -89,12 +90,8 @@ def templates_alone() -> Path:
 @functools.lru_cache(maxsize=1024)
 def _files(chart: Path, values: str, release: str, namespace: str) -> Mapping[str, str]:
     """What Helm 4 makes of each template. Many tests ask for the same; objects are parsed anew, and may be changed."""
-    return _loaded(chart).render(json.loads(values), name=release, namespace=namespace)
-
-
-@functools.cache
-def _loaded(chart: Path) -> helm_python.Chart:
-    return helm_python.Chart.load(chart)
+    files: Mapping[str, str] = helm4_process.ask("render", str(chart), json.loads(values), release, namespace)
+    return files
 
 
 def render_helm3(
@@ -126,8 +123,8 @@ def lint_helm3(values: Values | None = None, *, chart: Path = CHART) -> list[str
 
 def lint_helm4(values: Values | None = None, *, chart: Path = CHART) -> list[str]:
     """What the strict lint complains about."""
-    report = helm_python.lint(chart, dict(values or {}), strict=True, namespace=NAMESPACE)
-    return [message["error"] for message in report["messages"] if message["severity"] >= WARNING]
+    messages = helm4_process.ask("lint", str(chart), dict(values or {}), NAMESPACE)
+    return [message["error"] for message in messages if message["severity"] >= WARNING]
 
 
 def package_helm3(destination: Path, chart: Path = CHART) -> Path:
@@ -138,7 +135,7 @@ def package_helm3(destination: Path, chart: Path = CHART) -> Path:
 
 def package_helm4(destination: Path, chart: Path = CHART) -> Path:
     """The archive, which is written into `destination`."""
-    return Path(helm_python.package(chart, destination=destination))
+    return Path(helm4_process.ask("package", str(chart), str(destination)))
 
 
 def _helm3(*arguments: str, values: Values | None = None) -> str:
