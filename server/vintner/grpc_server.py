@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from threading import Lock
 from typing import Any, Final, Literal, TypeVar
 
 import grpc
@@ -110,6 +111,7 @@ class GrpcServer:
             options=channel_arguments(connections, max_message_bytes),
         )
         self._health = _Health(experimental_non_blocking=True)
+        self._announcing = Lock()
         self._fast: FastPath | None = None
         if fast_path == "auto" and _usable():
             begins = handlers.fast() | {HEALTH: _at_once(health_pb2.HealthCheckRequest, self._health.probed)}
@@ -130,11 +132,12 @@ class GrpcServer:
         (self._fast or self._server).start()
 
     def announce_readiness(self) -> None:
-        """Tells `grpc.health.v1`, and whoever watches it, whether the server is ready now."""
-        serving = health_pb2.HealthCheckResponse.SERVING
-        status = serving if self._service.ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", SERVICE_NAME):
-            self._health.set(name, status)
+        """Tells `grpc.health.v1`, and whoever watches it, whether the server is ready now. Threads: any."""
+        with self._announcing:  # or one that looked first could have the last word
+            serving = health_pb2.HealthCheckResponse.SERVING
+            status = serving if self._service.ready else health_pb2.HealthCheckResponse.NOT_SERVING
+            for name in ("", SERVICE_NAME):
+                self._health.set(name, status)
 
     def stop(self, grace: float) -> None:
         """Refuses new calls, waits up to `grace` seconds for the running ones, then cancels them."""
