@@ -22,8 +22,8 @@ PLACES = 16
 """More than the other tests take at the same time."""
 LOST = ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED")
 """What a client hears of a call that was lost: the latter seldom, where nginx breaks it off itself."""
-MOST_LOST = 6
-"""Of three callers over gRPC."""
+MOST_LOST = 12
+"""Of three callers over gRPC, who make hundreds of calls; up to 6 were seen."""
 
 
 @pytest.fixture(scope="module")
