@@ -6,7 +6,6 @@ which have nothing to say.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 import yaml
 from chart_values import CHART, Value, read_values
+from generated_file import run
 
 DOCUMENT: Final = CHART / "README.md"
 TYPES: Final = {bool: "bool", int: "int", float: "float", str: "string", list: "list", dict: "object"}
@@ -62,15 +62,7 @@ tried.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the file is stale")
-    if not parser.parse_args(arguments).check:
-        DOCUMENT.write_text(render(), encoding="utf-8")
-        return 0
-    if DOCUMENT.exists() and DOCUMENT.read_text(encoding="utf-8") == render():
-        return 0
-    print(f"{DOCUMENT.name} of the chart is stale: run scripts/generate_chart_readme.py", file=sys.stderr)
-    return 1
+    return run(DOCUMENT, render, __file__, arguments)
 
 
 def render() -> str:

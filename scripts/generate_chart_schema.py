@@ -7,7 +7,6 @@ Invariant: the schema has exactly the keys that values.yaml has, or nothing is w
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 import yaml
 from chart_values import CHART, Value, read_values
+from generated_file import run
 from kubernetes_validate.utils import latest_version, schema_contents
 from vintner.config import describe_options
 from vintner.options import Option
@@ -38,15 +38,7 @@ NEEDS_A_VALUE: Final = frozenset({"type", "minLength", "minItems", "minPropertie
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the file is stale")
-    if not parser.parse_args(arguments).check:
-        DOCUMENT.write_text(render(), encoding="utf-8")
-        return 0
-    if DOCUMENT.exists() and DOCUMENT.read_text(encoding="utf-8") == render():
-        return 0
-    print(f"{DOCUMENT.name} is stale: run scripts/generate_chart_schema.py", file=sys.stderr)
-    return 1
+    return run(DOCUMENT, render, __file__, arguments)
 
 
 def render() -> str:

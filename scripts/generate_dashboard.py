@@ -6,7 +6,6 @@ but the scripts.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 from dashboard_panels import SCHEMA_VERSION, laid_out, variable
 from dashboard_rows import ROWS, SERVER
+from generated_file import run
 
 DOCUMENT: Final = Path(__file__).parents[1] / "helm" / "vintner" / "files" / "dashboard.json"
 RUNBOOK: Final = "docs/runbook.md"
@@ -56,16 +56,11 @@ def dashboard() -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the file is stale")
-    text = json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"
-    if not parser.parse_args(arguments).check:
-        DOCUMENT.write_text(text)
-        return 0
-    if not DOCUMENT.exists() or DOCUMENT.read_text() != text:
-        print(f"{DOCUMENT.name} is stale: run python scripts/generate_dashboard.py", file=sys.stderr)
-        return 1
-    return 0
+    return run(DOCUMENT, render, __file__, arguments)
+
+
+def render() -> str:
+    return json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from generated_file import run
 from vintner.config import CONFIG_FILE, describe_options
 from vintner.options import Option
 
@@ -35,15 +35,7 @@ the environment, the environment overrules the file.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the file is stale")
-    if not parser.parse_args(arguments).check:
-        DOCUMENT.write_text(render(), encoding="utf-8")
-        return 0
-    if DOCUMENT.exists() and DOCUMENT.read_text(encoding="utf-8") == render():
-        return 0
-    print(f"{DOCUMENT.name} is stale: run scripts/generate_options_doc.py", file=sys.stderr)
-    return 1
+    return run(DOCUMENT, render, __file__, arguments)
 
 
 def render() -> str:

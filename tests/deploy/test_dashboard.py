@@ -44,7 +44,7 @@ def test_the_file_is_what_the_script_makes(tmp_path: Path) -> None:
     scripts, files = tmp_path / "scripts", tmp_path / "helm" / "vintner" / "files"
     scripts.mkdir()
     files.mkdir(parents=True)
-    for name in ("generate_dashboard.py", "dashboard_panels.py", "dashboard_rows.py"):
+    for name in ("generate_dashboard.py", "generated_file.py", "dashboard_panels.py", "dashboard_rows.py"):
         (scripts / name).write_text((ROOT / "scripts" / name).read_text())
     copy = scripts / GENERATOR.name
     stale = generate("--check", script=copy)
